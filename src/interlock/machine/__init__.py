@@ -1,0 +1,1 @@
+"""WHAT MAY HAPPEN: the table and its states, the declarations, validation, worst case, drawing. Pure data."""

@@ -1,0 +1,207 @@
+"""Tools as declared: what they do, how a doubt about one is cleared, and the schema a model sees.
+
+A declaration only. Who calls it, when, and what is written down is the engine's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic_core import PydanticUndefined
+
+from interlock.canonical import Json, fingerprint
+from interlock.errors import BadInput
+
+D = TypeVar("D")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Does = Literal["read", "write", "send", "destroy"]
+
+
+class Way:
+    """How a doubt about a tool call (its intent is committed, its result is not) is cleared."""
+
+    REPEAT = "repeat"  # repeatable: doing it again does no harm
+    KEY = "key"  # repeated under the same key, which the other side recognises
+    PROBE = "probe"  # a function can tell whether it happened
+    PERSON = "person"  # at most once: a person answers
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[D]):
+    """What a tool gets beside its arguments. `key` is the same on every attempt of one effect, and never reused."""
+
+    deps: D
+    key: str
+    run: str
+    attempt: int
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Generic[T]):
+    """What a probe returns when the effect took place, with the result the tool would have returned. Else: None."""
+
+    result: T
+
+
+@dataclass(frozen=True)
+class Tool(Generic[D, P, T]):
+    """A function that touches the outside, with its contract. Made by `@tool`."""
+
+    function: Callable[Concatenate[Call[D], P], Awaitable[T] | T]
+    name: str
+    does: Does
+    within: float
+    keyed: bool = False
+    key_valid_for: float | None = None
+    probe: Callable[..., Any] | None = None
+    usd_max: float = 0.0
+    trusted: bool = False
+    description: str = ""
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
+
+    @property
+    def way(self) -> str:
+        """How a doubt about it is cleared."""
+        if self.does == "read":
+            return Way.REPEAT
+        if self.keyed:
+            return Way.KEY
+        return Way.PROBE if self.probe is not None else Way.PERSON
+
+    @cached_property
+    def parameters(self) -> list[inspect.Parameter]:
+        """Its parameters without `Call`, with resolved annotations."""
+        hints = get_type_hints(self.function, include_extras=True)
+        own = list(inspect.signature(self.function).parameters.values())[1:]
+        return [p.replace(annotation=hints.get(p.name, Any)) for p in own]
+
+    @cached_property
+    def _arguments(self) -> Any:
+        columns: dict[str, Any] = {
+            p.name: (p.annotation, Field(PydanticUndefined if p.default is p.empty else p.default))
+            for p in self.parameters
+        }
+        return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid"), **columns)
+
+    @cached_property
+    def _result(self) -> TypeAdapter[Any]:
+        return TypeAdapter(get_type_hints(self.function, include_extras=True).get("return", Any))
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the arguments, as a model sees it."""
+        schema: dict[str, Any] = self._arguments.model_json_schema()
+        schema.pop("title", None)
+        for column in schema.get("properties", {}).values():
+            column.pop("title", None)
+        return schema
+
+    @cached_property
+    def schema_digest(self) -> str:
+        return fingerprint([self.name, self.does, self.description, self.schema])
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Json]:
+        """Arguments as JSON by name, checked against the signature. Raises `BadInput`."""
+        names = [p.name for p in self.parameters]
+        if len(args) > len(names):
+            raise BadInput(f"{self.name} takes {len(names)} arguments, got {len(args)}")
+        return self.check({**dict(zip(names, args, strict=False)), **kwargs})
+
+    def check(self, arguments: Mapping[str, Any]) -> dict[str, Json]:
+        """The arguments as they will be sent and logged. Raises `BadInput` naming each that doesn't fit."""
+        try:
+            model = self._arguments.model_validate(dict(arguments))
+        except ValidationError as wrong:
+            raise BadInput(f"{self.name}: {explain(wrong)}") from None
+        dumped: dict[str, Json] = model.model_dump(mode="json")
+        return dumped
+
+    def revive(self, arguments: Mapping[str, Json]) -> dict[str, Any]:
+        """Logged arguments as the Python values the function declares."""
+        model = self._arguments.model_validate(dict(arguments))
+        return {p.name: getattr(model, p.name) for p in self.parameters}
+
+    def dump(self, value: Any) -> Json:
+        """A result as JSON. Raises `BadInput` for one that isn't what the function declares."""
+        try:
+            return self._result.dump_python(self._result.validate_python(value), mode="json")
+        except (ValidationError, ValueError, TypeError) as wrong:
+            reason = explain(wrong) if isinstance(wrong, ValidationError) else str(wrong)
+            raise BadInput(f"{self.name} returned what it doesn't declare: {reason}") from None
+
+    def load(self, value: Json) -> T:
+        """A logged result as the Python value the function declares."""
+        loaded: T = self._result.validate_python(value)
+        return loaded
+
+
+def explain(wrong: ValidationError) -> str:
+    """A pydantic error in one line, without the offending value (it may be a secret)."""
+    return "; ".join(f"`{'.'.join(map(str, e['loc'])) or 'value'}`: {e['msg']}" for e in wrong.errors())
+
+
+class Declare:
+    """What `@tool(...)` returns: types the function's own parameters into the tool."""
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        self._name = name
+        self._settings = settings
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Call[D], P], Awaitable[T]]) -> Tool[D, P, T]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Call[D], P], T]) -> Tool[D, P, T]: ...
+    def __call__(self, function: Callable[Concatenate[Call[D], P], Any]) -> Tool[D, P, Any]:
+        return Tool(
+            function=function,
+            name=self._name or function.__name__,
+            description=inspect.getdoc(function) or "",
+            file=Path(function.__code__.co_filename).name,
+            line=function.__code__.co_firstlineno,
+            **self._settings,
+        )
+
+
+def tool(
+    *,
+    does: Does = "send",
+    within: float = 30.0,
+    keyed: bool = False,
+    key_valid_for: float | None = None,
+    probe: Callable[..., Any] | None = None,
+    usd_max: float = 0.0,
+    trusted: bool = False,
+    name: str | None = None,
+) -> Declare:
+    """Declare a function as a tool. Its first parameter is the `Call`; the others are what a model may fill.
+
+    does      "read", "write", "send" (data leaves) or "destroy". Undeclared means the strictest: "send"
+    within    seconds one attempt may take
+    keyed     the other side recognises `call.key`, so an attempt in doubt is repeated under the same key, for
+              `key_valid_for` seconds (None: for ever)
+    probe     `probe(call, **arguments)` tells whether it took place: `Happened(result)` or None
+    usd_max   the most one attempt can cost, held before it starts
+    trusted   its results may steer the run as the user's own words may
+    A plain `def` runs in a thread; an `async def` must not block.
+    """
+
+    return Declare(
+        name,
+        does=does,
+        within=within,
+        keyed=keyed,
+        key_valid_for=key_valid_for,
+        probe=probe,
+        usd_max=usd_max,
+        trusted=trusted,
+    )
