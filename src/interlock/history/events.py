@@ -1,0 +1,364 @@
+"""Events: what happened, past tense, one frozen class each. The event body is the message; nothing repeats it.
+
+A stored event is one JSON object: `type`, `v` (the version of its type), `at` (ms since 1970, the store's clock),
+`ms` (active milliseconds since the event before, on the worker's monotonic clock), `turn`, then the fields below
+that differ from their default. Knows no store and no machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+from interlock.canonical import Json
+
+Change = tuple[str, str, Json]
+"""One change of the record: (`set` | `add`, field, value), or (`set@` | `add@`, field, [seq, path...]) where the
+value already stands in event `seq` of the same run. `add` takes a list of items to append."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The root of all events."""
+
+    TYPE: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+
+    at: int = 0
+    ms: int = 0
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    TYPE = "run_started"
+    machine: str
+    shape: str
+    content: str
+    state: str
+    record: Mapping[str, Json]
+    ceiling: Mapping[str, int]
+    mode: str
+    warn_at: float
+    on_warn: str
+    wrap_up: float = 0.0
+    key: str | None = None
+    tenant: str = ""
+    parent: str | None = None
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCalled(Event):
+    """The intent of one attempt at a model call, with what is held for it. `prompt` is what was added to the
+    conversation by this call (None: nothing; the conversation so far is sent again)."""
+
+    TYPE = "model_called"
+    effect: int
+    digest: str
+    attempt: int = 1
+    model: str
+    thread: str | None = None
+    prompt: str | None = None
+    max_tokens: int
+    price: Mapping[str, int]
+    hold_tokens: int
+    hold_nanousd: int
+    send_before: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReplied(Event):
+    TYPE = "model_replied"
+    effect: int
+    attempt: int = 1
+    text: str = ""
+    calls: tuple[Mapping[str, Json], ...] = ()  # {"id", "name", "args"}
+    tokens_in: int
+    tokens_out: int
+    cached_in: int = 0
+    nanousd: int
+    finish: str = ""
+    thread: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCalled(Event):
+    """The intent of one attempt at a tool call. `answers` is the id of the model's call it carries out."""
+
+    TYPE = "tool_called"
+    effect: int
+    digest: str
+    attempt: int = 1
+    tool: str
+    way: str
+    args: Mapping[str, Json]
+    answers: str | None = None
+    thread: str | None = None
+    hold_nanousd: int = 0
+    send_before: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolReturned(Event):
+    TYPE = "tool_returned"
+    effect: int
+    attempt: int = 1
+    value: Json = None
+    nanousd: int = 0
+    origin: str = "tool"
+    thread: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(Event):
+    """An attempt that brought no result. `sent` False: surely nothing left. `doubt`: it may have happened.
+    What it is charged is provisional when `doubt` (its worst case until known)."""
+
+    TYPE = "attempt_failed"
+    effect: int
+    attempt: int = 1
+    kind: str
+    message: str = ""
+    sent: bool = True
+    doubt: bool = False
+    tokens: int = 0
+    nanousd: int = 0
+    retry_at: int | None = None
+    final: bool = False  # no further attempt: the effect itself failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtCleared(Event):
+    """`way`: repeat, key, probe, person or evidence. `happened`: it took place, with `value` as its result."""
+
+    TYPE = "doubt_cleared"
+    effect: int
+    way: str
+    happened: bool
+    value: Json = None
+    by: str = ""
+    reason: str = ""
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRecorded(Event):
+    """A result that came too late to be used. It corrects a provisional charge by `tokens` and `nanousd` (signed)."""
+
+    TYPE = "evidence_recorded"
+    effect: int
+    attempt: int
+    value: Json = None
+    tokens: int = 0
+    nanousd: int = 0
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueNoted(Event):
+    """Time, chance or a finished sleep, as a handler was told it."""
+
+    TYPE = "value_noted"
+    digest: str
+    kind: str
+    value: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRefused(Event):
+    """What a model said that is no legal move, and what it was told."""
+
+    TYPE = "move_refused"
+    effect: int
+    why: str
+    told: str
+    thread: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transitioned(Event):
+    """The end of a turn: the outcome, where it leads, and what it wrote. `status` when it ended the run.
+    `counts`: the turn counts against the limit. `by`: the person whose answer this is."""
+
+    TYPE = "transitioned"
+    state: str
+    outcome: str
+    to: str
+    status: str | None = None
+    changes: tuple[Change, ...] = ()
+    origin: str = ""
+    why: str = ""
+    print: str | None = None  # fingerprint of the turn: equal ones in a row mean no progress
+    counts: bool = True
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitOpened(Event):
+    """A durable wait. `kind`: person, signal or time. `why`: ask, escalated, budget, doubt, retry, sleep, wait.
+    `form`: each outcome that may be answered with the JSON schema of its fields."""
+
+    TYPE = "wait_opened"
+    wait: int
+    kind: str
+    why: str
+    state: str
+    of: str = ""
+    prompt: str = ""
+    outcome: str | None = None  # the engine's outcome that led here, when escalated
+    effect: int | None = None
+    signal: str | None = None
+    form: Mapping[str, Json] = field(default_factory=dict)
+    due: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitEnded(Event):
+    """A wait was closed, once: by `decision`, `signal`, `timer` or `cancel`."""
+
+    TYPE = "wait_ended"
+    wait: int
+    how: str
+    outcome: str | None = None
+    fields: Mapping[str, Json] = field(default_factory=dict)
+    by: str = ""
+    reason: str = ""
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned(Event):
+    """Spending crossed the warning share of a ceiling."""
+
+    TYPE = "warned"
+    dimension: str
+    spent: int
+    ceiling: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrun(Event):
+    """An attempt settled above its hold and the account above its ceiling. The account starts nothing more."""
+
+    TYPE = "overrun"
+    effect: int
+    dimension: str
+    excess: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extended(Event):
+    TYPE = "extended"
+    more: Mapping[str, int]
+    by: str
+    reason: str = ""
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Event):
+    TYPE = "paused"
+    by: str
+    reason: str = ""
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """A person let a paused or parked run go on. `released`: it had been parked by a restored store."""
+
+    TYPE = "resumed"
+    by: str
+    reason: str = ""
+    released: bool = False
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(Event):
+    TYPE = "cancelled"
+    by: str
+    reason: str = ""
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalDropped(Event):
+    """A signal or answer that no open wait could take. Kept, so that nothing said is lost."""
+
+    TYPE = "signal_dropped"
+    kind: str
+    body: Json = None
+    why: str = ""
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver(Event):
+    """A worker claimed a run that another still held: dead, or past its lease or deadline."""
+
+    TYPE = "taken_over"
+    worker: str
+    previous: str
+    fence: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentChanged(Event):
+    """The machine's content (prompt, code, model, price) is another since the run's last turn."""
+
+    TYPE = "content_changed"
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diverged(Event):
+    """A turn entered again no longer asked for recorded effects. `effects`: their numbers."""
+
+    TYPE = "diverged"
+    effects: tuple[int, ...]
+    why: str
+
+
+TYPES: dict[str, type[Event]] = {kind.TYPE: kind for kind in Event.__subclasses__()}
+
+_ENVELOPE = ("type", "v")
+_TUPLES = {"changes", "calls", "effects"}  # JSON has lists only; these fields are tuples
+
+
+def _columns(kind: type[Event]) -> list[tuple[str, Any]]:
+    plain = [(f.name, None if f.default is MISSING else f.default) for f in fields(kind) if f.default_factory is MISSING]
+    made: list[tuple[str, Any]] = [(f.name, {}) for f in fields(kind) if f.default_factory is not MISSING]
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    return [(name, _REQUIRED if name in required else default) for name, default in [*plain, *made]]
+
+
+_REQUIRED = object()
+_COLUMNS: dict[type[Event], list[tuple[str, Any]]] = {kind: _columns(kind) for kind in TYPES.values()}
+
+
+def to_json(event: Event) -> dict[str, Json]:
+    """The object that is stored; fields at their default are left out."""
+    kind = type(event)
+    body: dict[str, Json] = {"type": kind.TYPE, "v": kind.VERSION}
+    for name, default in _COLUMNS[kind]:
+        value = getattr(event, name)
+        if value is not default and value != default:
+            body[name] = value
+    return body
+
+
+def from_json(body: Mapping[str, Json]) -> Event:
+    """The event of a stored object. Raises ValueError for a type or version that this code doesn't know."""
+    kind = TYPES.get(body["type"])
+    if kind is None or body["v"] > kind.VERSION:
+        raise ValueError(f"event type {body['type']} v{body['v']} is unknown here: written by a newer interlock")
+    values = {name: value for name, value in body.items() if name not in _ENVELOPE}
+    for name in _TUPLES & values.keys():
+        values[name] = tuple(tuple(item) if name == "changes" else item for item in values[name])
+    return kind(**values)

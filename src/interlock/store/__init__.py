@@ -1,0 +1,1 @@
+"""WHERE IT LASTS: the store protocol, and its implementations beside their SQL."""

@@ -1,0 +1,413 @@
+"""The store, as the engine sees it: one way in (`write`, a batch of frozen values, one answer each) and a few reads.
+
+A write is atomic by itself; a batch shares one transaction when all goes well, and is redone one by one when any of
+it raises, so that a bad write can't fail a stranger's. An answer is given only after COMMIT. A store decides nothing
+about machines: it compares, it writes, it answers. Times are ms since 1970 and come in with the write; a store that
+has a clock all workers share may use that instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from interlock.canonical import Json
+from interlock.errors import Finding
+from interlock.machine.limits import Amounts
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """One event as bytes. `hash` = SHA-256 of the hash before it and the SHA-256 of `body`."""
+
+    seq: int
+    body: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Where one value of the record stands in the log: event `seq`, at `path` (a JSON array of keys and indexes).
+
+    `item` -1 is the field's whole value and replaces every earlier cell of the field; 0, 1, ... are appended items,
+    which follow the whole value (or the empty list).
+    """
+
+    field: str
+    item: int
+    seq: int
+    path: str
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a run may use, has used, and has set aside."""
+
+    ceiling: Amounts
+    spent: Amounts = Amounts()
+    held: Amounts = Amounts()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A durable wait of one run. Open while `closed` is empty; `closed` says how: decision, signal, timer, cancel.
+    `seq` is the event that opened it (its prompt and form stand there)."""
+
+    run: int
+    number: int
+    kind: str
+    why: str
+    seq: int
+    of: str = ""
+    signal: str | None = None
+    due: int | None = None
+    opened_at: int = 0
+    closed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxItem:
+    """Something left for the run's owner. `id` is unique in the store: leaving it twice leaves it once."""
+
+    id: str
+    kind: str  # decision, extend, pause, resume, cancel, clear, signal, evidence
+    body: Json
+    left_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run as its row stands. `live` is the folded state (JSON), which the engine alone reads and writes."""
+
+    number: int
+    id: str
+    machine: str
+    shape: str
+    content: str
+    tenant: str
+    key: str | None
+    status: str  # ready, running (held by a worker), waiting, paused, completed, failed, cancelled
+    reason: str
+    state: str
+    turn: int
+    seq: int
+    head: bytes
+    turn_seq: int  # the seq before the current turn's first event: the journal starts after it
+    fence: int
+    worker: int | None
+    wake_at: int | None
+    deadline_at: int | None
+    mail: bool
+    created_at: int
+    changed_at: int
+    live: bytes
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A process that claims runs. `beat` rises while it lives; `alive` False when the OS shows it gone."""
+
+    number: int
+    name: str
+    host: str
+    pid: int
+    beat: int
+    joined_at: int
+    beat_at: int
+    alive: bool | None  # None: this store can't tell
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run as it lives now: enough to go on, whatever the length of its history."""
+
+    row: RunRow
+    cells: tuple[Cell, ...]
+    values: Mapping[int, bytes]  # bodies of the events that cells point at, by seq
+    journal: tuple[StoredEvent, ...]  # events of the current turn
+    waits: tuple[Wait, ...]  # open ones
+    inbox: tuple[InboxItem, ...]  # not yet consumed, oldest first
+
+
+# -- writes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """The run row's columns after a commit."""
+
+    status: str  # ready, waiting, paused or final; `running` is the store's word for a held ready run
+    reason: str
+    state: str
+    turn: int
+    turn_seq: int
+    content: str
+    wake_at: int | None
+    deadline_at: int | None
+    live: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Create a run: its row, account, cells and event 1. The same (tenant, machine, key) again answers the run that
+    exists when `input_digest` is equal, `Taken` when it isn't."""
+
+    id: str
+    machine: str
+    shape: str
+    tenant: str
+    key: str | None
+    input_digest: str
+    event: StoredEvent
+    row: RowChange
+    cells: tuple[Cell, ...]
+    account: Account
+    payloads: tuple[tuple[bytes, bytes], ...]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    id: str
+    number: int
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The key belongs to a run with other input."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Register a worker. Answer: `Joined`."""
+
+    name: str
+    host: str
+    pid: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A worker leaves in good order: what it still holds is released. Answer: `Done`."""
+
+    worker: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A worker lives. Answer: `Beaten`."""
+
+    worker: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """`beats` of the other workers that hold runs (number -> counter); `mail`: runs held by this worker with unread
+    mail; `known` False: the worker was struck off and holds nothing any more."""
+
+    beats: Mapping[int, int]
+    mail: tuple[int, ...]
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Lease up to `limit` runs of the given (machine, shape) pairs and raise their fences: ready ones, waiting ones
+    that are due or have mail, and held ones whose holder is permitted to lose them: its OS lock is free, or its beat
+    still is what `still` says (the claimant saw it stand for a whole lease), or the run's deadline has passed.
+
+    `run` claims that one only (by id), if it may be claimed. Paused runs are claimed only when they have mail.
+    """
+
+    worker: int
+    machines: tuple[tuple[str, str], ...]
+    limit: int
+    at: int
+    still: Mapping[int, int] = field(default_factory=dict)
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's right to a run. `previous` and `why` (dead, still, deadline) when it was taken from another."""
+
+    worker: int
+    fence: int
+    snapshot: Snapshot
+    previous: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """`next_wake`: the earliest due time among runs of these machines that weren't claimable yet."""
+
+    leases: tuple[Lease, ...]
+    next_wake: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What happened to one run, as one fact. Compare-and-set on (run, worker, fence, seq = `after`).
+
+    Committed again with the same `id` right after, it answers `Committed` and writes nothing. `begins`: it starts an
+    effect, and is refused while a pause or cancel lies unread. `closes`: (wait, how) closed by compare-and-set, else
+    refused. `takes`: inbox ids consumed. `release`: the lease ends with this commit.
+    """
+
+    id: bytes
+    run: int
+    worker: int
+    fence: int
+    after: int
+    events: tuple[StoredEvent, ...]
+    row: RowChange
+    account: Account
+    at: int
+    cells: tuple[Cell, ...] = ()
+    opens: tuple[Wait, ...] = ()
+    closes: tuple[tuple[int, str], ...] = ()
+    takes: tuple[str, ...] = ()
+    payloads: tuple[tuple[bytes, bytes], ...] = ()
+    begins: bool = False
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """`mail`: something unread lies in the run's inbox."""
+
+    mail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Another worker holds the run, or the log is longer than this commit knows. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was written: `halt` (pause or cancel unread), `wait` (closed by somebody else first)."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Leave something in a run's inbox. With `wait`, close that wait by compare-and-set first (`closes` says how:
+    decision or signal): accepted means that this one won. A decision after the due time is refused.
+
+    Answers: `Left`, `Shut` (the wait is closed, due or unknown), `Over` (the run has ended).
+    """
+
+    run: str
+    item: InboxItem
+    at: int
+    wait: int | None = None
+    closes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Durable. `held`: a worker holds the run now and will read it; else it lies until a host takes the run."""
+
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """This write raised; the others of its batch are not affected. `error` is a `StoreError`."""
+
+    error: Exception
+
+
+Write = Start | Join | Part | Beat | Claim | Commit | Leave
+Answer = Started | Taken | Joined | Done | Beaten | Claimed | Committed | Stale | Refused | Left | Shut | Over | Failed
+
+
+# -- the store --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list. Empty: all. Newest first."""
+
+    machine: str | None = None
+    statuses: tuple[str, ...] = ()
+    changed_since: int | None = None
+    limit: int = 1000
+
+
+class Store(Protocol):
+    """Where runs last. `write` is called by one thread at a time (the committer's); reads from any thread."""
+
+    url: str
+
+    def write(self, batch: Sequence[Write]) -> list[Answer]:
+        """Carry out a batch; one answer each, in order, after COMMIT. Raises nothing for a write's own fault."""
+        ...
+
+    def find(self, run_id: str) -> RunRow:
+        """The run with this id or unambiguous beginning of an id; `@last` is the newest. Raises `UnknownRun`."""
+        ...
+
+    def snapshot(self, number: int) -> Snapshot:
+        """A run as it lives now, for reading."""
+        ...
+
+    def events(self, number: int, first: int = 1, last: int | None = None) -> list[StoredEvent]:
+        """Events `first` to `last` (both included) of a run, in order."""
+        ...
+
+    def runs(self, which: RunFilter = RunFilter()) -> list[RunRow]: ...
+
+    def waits(self) -> list[tuple[RunRow, Wait]]:
+        """Every open wait for a person or signal, oldest first, with its run."""
+        ...
+
+    def workers(self) -> list[WorkerRow]: ...
+
+    def payload(self, digest: bytes) -> bytes:
+        """A stored payload by its SHA-256."""
+        ...
+
+    def spent_since(self, at: int) -> int:
+        """Nano-dollars recorded by events from `at` (ms since 1970) on."""
+        ...
+
+    def check(self) -> list[Finding]:
+        """What is wrong with the file, its settings or its surroundings, for `doctor`. Empty: nothing."""
+        ...
+
+    def close(self) -> None: ...
