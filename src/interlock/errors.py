@@ -77,6 +77,25 @@ class UnknownModel(InterlockError):
     """The name doesn't say which provider to ask, or its package or key is missing. The message says which."""
 
 
+class NotDone(InterlockError):
+    """Raised by a tool to say: surely nothing happened. `retry` lets the engine try again, not before `retry_after`
+    seconds. Any other exception of a tool that isn't a read leaves a doubt."""
+
+    def __init__(self, message: str, *, retry: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry = retry or retry_after is not None
+        self.retry_after = retry_after
+
+
+class EffectFailed(InterlockError):
+    """An effect brought no result and won't be tried again. A handler may catch it and go another way; uncaught, the
+    turn ends with `outcome`."""
+
+    def __init__(self, outcome: str, why: str) -> None:
+        super().__init__(why)
+        self.outcome = outcome
+
+
 class StaleLease(InterlockError):
     """Another worker holds a newer lease on this run. Drop the work; nothing was written."""
 

@@ -60,6 +60,7 @@ class ModelCalled(Event):
     attempt: int = 1
     model: str
     thread: str | None = None
+    window: int | None = None  # the conversation is sent from this event on (its first prompt always is)
     prompt: str | None = None
     max_tokens: int
     price: Mapping[str, int]
@@ -81,12 +82,12 @@ class ModelReplied(Event):
     cached_in: int = 0
     nanousd: int
     finish: str = ""
-    thread: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCalled(Event):
-    """The intent of one attempt at a tool call. `answers` is the id of the model's call it carries out."""
+    """The intent of one attempt at a tool call. `answers` is the id of the model's call it carries out. The key it
+    is sent under is `<run id>-<effect>`."""
 
     TYPE = "tool_called"
     effect: int
@@ -96,7 +97,6 @@ class ToolCalled(Event):
     way: str
     args: Mapping[str, Json]
     answers: str | None = None
-    thread: str | None = None
     hold_nanousd: int = 0
     send_before: int
     timeout_ms: int
@@ -110,7 +110,6 @@ class ToolReturned(Event):
     value: Json = None
     nanousd: int = 0
     origin: str = "tool"
-    thread: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +175,6 @@ class MoveRefused(Event):
     effect: int
     why: str
     told: str
-    thread: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +197,7 @@ class Transitioned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitOpened(Event):
-    """A durable wait. `kind`: person, signal or time. `why`: ask, escalated, budget, doubt, retry, sleep, wait.
+    """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, retry, sleep.
     `form`: each outcome that may be answered with the JSON schema of its fields."""
 
     TYPE = "wait_opened"
@@ -211,6 +209,7 @@ class WaitOpened(Event):
     prompt: str = ""
     outcome: str | None = None  # the engine's outcome that led here, when escalated
     effect: int | None = None
+    digest: str | None = None  # of the sleep that waits
     signal: str | None = None
     form: Mapping[str, Json] = field(default_factory=dict)
     due: int | None = None
@@ -287,10 +286,21 @@ class Cancelled(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignalDropped(Event):
-    """A signal or answer that no open wait could take. Kept, so that nothing said is lost."""
+class SignalArrived(Event):
+    """A signal from a system. It is kept until a wait for it takes it."""
 
-    TYPE = "signal_dropped"
+    TYPE = "signal_arrived"
+    name: str
+    fields: Mapping[str, Json] = field(default_factory=dict)
+    by: str = ""
+    inbox: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDropped(Event):
+    """Something left in the inbox that no longer fits what the run is doing. Kept, so that nothing said is lost."""
+
+    TYPE = "answer_dropped"
     kind: str
     body: Json = None
     why: str = ""

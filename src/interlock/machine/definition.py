@@ -41,10 +41,13 @@ class Definition(Generic[R, D]):
         return found
 
     def destination(self, state: str, outcome: str) -> str | None:
-        """Where an outcome leads: the row's word, else (for the engine's outcomes) `otherwise`, else None: a person."""
+        """Where an outcome leads: the row's word, else (for the engine's outcomes) `otherwise`, else None: a person.
+
+        What goes wrong in the state `otherwise` itself goes to a person, or it would catch its own failures for ever.
+        """
         to = self.row(state).moves.get(outcome)
         if to is None and outcome == "called":
             return state
-        if to is None and outcome in _ENGINE:
+        if to is None and outcome in _ENGINE and state != self.otherwise:
             return self.otherwise
         return to

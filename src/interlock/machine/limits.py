@@ -8,6 +8,10 @@ from typing import Literal
 
 NANO = 1_000_000_000
 
+WINDOW_BYTES = 96_000
+"""The most one model call may send, in UTF-8 bytes of everything (a provider's framing, as bounded, included). So a
+call's input, and its cost, are bounded however long the run: in hard mode one byte counts as one token."""
+
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
@@ -89,12 +93,15 @@ class Limits:
     def problems(self) -> list[str]:
         """What is wrong with these numbers, each a sentence that says what to write instead."""
         found = []
-        for name in ("turns", "attempts"):
+        for name in ("turns", "attempts"):  # without a turn, or a try of it, nothing can happen
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
                 found.append(f"limits: `{name}` must be a whole number from 1 up, not {getattr(self, name)!r}")
-        for name in ("visits", "calls", "tokens", "illegal_moves"):
+        if self.visits is not None and (not _whole(self.visits) or self.visits < 1):
+            found.append(f"limits: `visits` must be a whole number from 1 up, or None, not {self.visits!r}")
+        for name in ("calls", "tokens", "illegal_moves"):
             value = getattr(self, name)
-            if value is not None and (not _whole(value) or value < 0):
+            unset = value is None and name != "illegal_moves"
+            if not unset and (not _whole(value) or value < 0):
                 found.append(f"limits: `{name}` must be a whole number from 0 up, not {value!r}")
         if self.repeats is not None and (not _whole(self.repeats) or self.repeats < 2):
             found.append(f"limits: `repeats` must be a whole number from 2 up, or None, not {self.repeats!r}")

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Literal, get_args, get_origin, get_type_hints, overload
 
@@ -106,11 +107,7 @@ class CodeState(State[O, R, D]):
     @property
     def outcomes(self) -> tuple[str, ...]:
         """The strings of the handler's `Literal`; empty when it declares none (which `check` refuses)."""
-        try:
-            hint = get_type_hints(self.handler).get("return")
-        except Exception:  # an unresolvable annotation is reported by `check`, not raised here
-            return ()
-        return tuple(get_args(hint)) if get_origin(hint) is Literal else ()
+        return _declared_outcomes(self.handler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +181,15 @@ class WaitState(State[str, Any, Any]):
     @property
     def outcomes(self) -> tuple[str, ...]:
         return ("elapsed",) if self.signal is None else ("arrived",)
+
+
+@lru_cache(maxsize=4096)  # asked for every turn, and resolving annotations is slow
+def _declared_outcomes(handler: Callable[..., Any]) -> tuple[str, ...]:
+    try:
+        hint = get_type_hints(handler).get("return")
+    except Exception:  # an unresolvable annotation is reported by `check`, not raised here
+        return ()
+    return tuple(get_args(hint)) if get_origin(hint) is Literal else ()
 
 
 class Declare:

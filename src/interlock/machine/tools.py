@@ -107,6 +107,11 @@ class Tool(Generic[D, P, T]):
         return schema
 
     @cached_property
+    def result_schema(self) -> dict[str, Any]:
+        """JSON Schema of the result as it is logged."""
+        return self._result.json_schema(mode="serialization")
+
+    @cached_property
     def schema_digest(self) -> str:
         return fingerprint([self.name, self.does, self.description, self.schema])
 

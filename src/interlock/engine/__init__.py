@@ -1,0 +1,1 @@
+"""WHAT MAKES IT HAPPEN: the orchestrator, turns, effects, recovery: the only code that changes a run."""

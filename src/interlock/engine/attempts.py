@@ -1,0 +1,221 @@
+"""Attempts: the kinds of effect, each with its intent, its worst case, and how one try of it is performed.
+
+A kind neither commits nor retries: `effects` does that once for all kinds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest
+from interlock.agent.prices import input_bound
+from interlock.canonical import Json, fingerprint
+from interlock.engine.live_run import LiveRun
+from interlock.engine.world import Offload
+from interlock.errors import BadInput, NotDone
+from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, ToolReturned
+from interlock.machine.limits import Price, nanousd
+from interlock.machine.tools import Call, Tool, Way
+from interlock.policy.accounts import Admission, Hold, hold_for_model, hold_for_tool
+
+
+@dataclass(slots=True)
+class AttemptError(Exception):
+    """One attempt brought no result. `happened` None: nobody knows. `billed` False: it surely cost nothing."""
+
+    kind: str
+    message: str
+    retry: bool
+    happened: bool | None = None
+    billed: bool = True
+    retry_after: float | None = None
+
+
+class Effect(Protocol):
+    """One thing to be done outside, however many attempts it takes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def way(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def timeout(self) -> float:
+        """Seconds that one attempt may take."""
+        ...
+
+    def hold(self, run: LiveRun) -> Hold | Admission: ...
+    def intent(self, effect: int, attempt: int, hold: Hold, send_before: int) -> ModelCalled | ToolCalled: ...
+    async def perform(
+        self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float
+    ) -> ModelReplied | ToolReturned:
+        """One attempt. Raises `AttemptError`."""
+        ...
+
+
+@dataclass(slots=True)
+class ModelEffect:
+    """Asking a model once."""
+
+    model: Model
+    request: ModelRequest
+    price: Price
+    digest: str
+    mode: Literal["hard", "estimate"]
+    thread: str | None = None
+    prompt: str | None = None
+    window: int | None = None
+    way: str = Way.REPEAT
+
+    @property
+    def name(self) -> str:
+        return self.request.model
+
+    @property
+    def timeout(self) -> float:
+        return self.request.timeout
+
+    def hold(self, run: LiveRun) -> Hold | Admission:
+        return hold_for_model(run.state, input_bound(self.request, self.mode), self.request.max_tokens, self.price)
+
+    def intent(self, effect: int, attempt: int, hold: Hold, send_before: int) -> ModelCalled:
+        return ModelCalled(
+            effect=effect,
+            digest=self.digest,
+            attempt=attempt,
+            model=self.name,
+            thread=self.thread,
+            prompt=self.prompt if attempt == 1 else None,
+            window=self.window if attempt == 1 else None,
+            max_tokens=hold.max_tokens,
+            price=_price_json(self.price),
+            hold_tokens=hold.tokens,
+            hold_nanousd=hold.nanousd,
+            send_before=send_before,
+            timeout_ms=int(self.timeout * 1000),
+        )
+
+    async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float) -> ModelReplied:
+        request = _with(self.request, hold.max_tokens, seconds)
+        try:
+            reply = await self.model.reply(request)
+        except ModelFailed as failed:
+            raise AttemptError(
+                failed.kind, failed.message, failed.kind in RETRYABLE, None, failed.billed, failed.retry_after
+            ) from failed
+        return self._replied(effect, attempt, reply)
+
+    def _replied(self, effect: int, attempt: int, reply: ModelReply) -> ModelReplied:
+        return ModelReplied(
+            effect=effect,
+            attempt=attempt,
+            text=reply.text,
+            calls=tuple(_call_json(call) for call in reply.calls),
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+            cached_in=reply.cached_in,
+            nanousd=self.price.cost(reply.tokens_in, reply.tokens_out, reply.cached_in),
+            finish=reply.finish,
+        )
+
+
+def _call_json(call: ModelCall) -> dict[str, Json]:
+    return {"id": call.id, "name": call.name, "args": call.args}
+
+
+def _with(request: ModelRequest, max_tokens: int, seconds: float) -> ModelRequest:
+    return ModelRequest(
+        request.model,
+        request.messages,
+        request.instructions,
+        request.offers,
+        request.must_choose,
+        max_tokens,
+        seconds,
+    )
+
+
+def _price_json(price: Price) -> dict[str, int]:
+    written = {"input": price.input, "output": price.output}
+    return written if price.cached_input is None else {**written, "cached_input": price.cached_input}
+
+
+@dataclass(slots=True)
+class ToolEffect:
+    """Calling a tool once."""
+
+    tool: Tool[Any, Any, Any]
+    args: Mapping[str, Json]
+    deps: Any
+    offload: Offload
+    answers: str | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        self.digest = self.digest or fingerprint(["tool", self.tool.name, dict(self.args)])
+
+    @property
+    def name(self) -> str:
+        return self.tool.name
+
+    @property
+    def way(self) -> str:
+        return self.tool.way
+
+    @property
+    def timeout(self) -> float:
+        return self.tool.within
+
+    def hold(self, run: LiveRun) -> Hold | Admission:
+        return hold_for_tool(run.state, nanousd(self.tool.usd_max))
+
+    def intent(self, effect: int, attempt: int, hold: Hold, send_before: int) -> ToolCalled:
+        return ToolCalled(
+            effect=effect,
+            digest=self.digest,
+            attempt=attempt,
+            tool=self.tool.name,
+            way=self.way,
+            args=dict(self.args),
+            answers=self.answers,
+            hold_nanousd=hold.nanousd,
+            send_before=send_before,
+            timeout_ms=int(self.timeout * 1000),
+        )
+
+    async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float) -> ToolReturned:
+        call = self.call(run, effect, attempt, seconds)
+        try:
+            value = await self._invoke(self.tool.function, call)
+        except NotDone as said:
+            raise AttemptError("not_done", str(said), said.retry, False, False, said.retry_after) from said
+        except Exception as raised:
+            # Its author says nothing about what happened: a read is tried again, anything else is a doubt.
+            message = f"{type(raised).__name__}: {raised}"
+            raise AttemptError("raised", message, True, None, True) from raised
+        try:
+            stored = self.tool.dump(value)
+        except BadInput as wrong:
+            raise AttemptError("malformed", str(wrong), False, True, True) from wrong
+        origin = "tool" if self.tool.trusted else f"tool:{self.tool.name}"
+        return ToolReturned(
+            effect=effect, attempt=attempt, value=stored, nanousd=hold.nanousd, origin=origin
+        )
+
+    def call(self, run: LiveRun, effect: int, attempt: int, seconds: float) -> Call[Any]:
+        return Call(deps=self.deps, key=f"{run.id}-{effect}", run=run.id, attempt=attempt, seconds_left=seconds)
+
+    async def probe(self, run: LiveRun, effect: int, attempt: int) -> Any:
+        """What the tool's probe says: `Happened(result)` or None. Raises whatever it raises."""
+        assert self.tool.probe is not None  # only checkable tools are probed
+        return await self._invoke(self.tool.probe, self.call(run, effect, attempt, self.timeout))
+
+    async def _invoke(self, function: Callable[..., Any], call: Call[Any]) -> Any:
+        arguments = self.tool.revive(self.args)
+        if inspect.iscoroutinefunction(function):
+            return await function(call, **arguments)
+        return await self.offload(lambda: function(call, **arguments))

@@ -1,0 +1,169 @@
+"""Code states: run the handler with a `Turn`, and make its return value the outcome. Commits nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from interlock.agent.model import Message, ModelRequest, Offer
+from interlock.canonical import fingerprint
+from interlock.engine.attempts import ModelEffect, ToolEffect
+from interlock.engine.desk import Desk
+from interlock.engine.effects import Effects
+from interlock.engine.ending import Ended
+from interlock.engine.record import RecordDraft
+from interlock.errors import BadInput, EffectFailed, FrozenValue, NotGranted
+from interlock.history.events import ModelReplied, ToolReturned
+from interlock.machine.outcomes import EngineOutcome
+from interlock.machine.states import CodeState
+from interlock.machine.tools import Tool, explain
+from interlock.machine.turn import Reply, Turn
+from interlock.policy.grants import Grant, union
+
+_ANSWER = "answer"
+
+
+class CodeTurn(Turn[Any, Any]):
+    """The engine's `Turn`."""
+
+    def __init__(self, desk: Desk, state: CodeState[Any, Any, Any]) -> None:
+        self._desk = desk
+        self._state = state
+        self._effects = Effects(desk, state.calls)
+        run = desk.run
+        reads = None if state.reads is None else frozenset(state.reads)
+        grant = Grant(run.state.state, reads, frozenset(state.writes))
+        self.draft = RecordDraft(run.machine.record, run.values, grant)
+        self.origins: set[str] = set()
+        self._number = run.state.turn
+
+    @property
+    def record(self) -> Any:
+        return self.draft
+
+    @property
+    def deps(self) -> Any:
+        return self._desk.deps
+
+    @property
+    def run(self) -> str:
+        return self._desk.run.id
+
+    @property
+    def number(self) -> int:
+        return self._number
+
+    async def model(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        returns: Any = None,
+        max_tokens: int | None = None,
+        within: float | None = None,
+    ) -> Any:
+        if model not in self._state.models:
+            raise NotGranted(f"state `{self._desk.run.state.state}` may not use model {model!r}: add it to its models=")
+        asked = self._state.max_tokens if max_tokens is None else min(max_tokens, self._state.max_tokens)
+        request = _request(model, prompt, returns, asked, within or self._state.within)
+        entry = await self._effects.carry_out(self._model_effect(model, request, prompt))
+        reply = entry.result
+        assert isinstance(reply, ModelReplied)
+        self.origins.add("model")
+        value = None if returns is None else _structured(reply, returns)
+        return Reply(reply.text, value, model, reply.tokens_in, reply.tokens_out, reply.nanousd)
+
+    def _model_effect(self, model: str, request: ModelRequest, prompt: str) -> ModelEffect:
+        desk = self._desk
+        digest = fingerprint(["model", model, prompt, [offer.schema for offer in request.offers]])
+        return model_effect(desk, request, digest=digest, prompt=prompt)
+
+    async def call(self, tool: Tool[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        if not any(granted.name == tool.name for granted in self._state.tools):
+            raise NotGranted(f"state `{self._desk.run.state.state}` may not call {tool.name}: add it to its tools=")
+        effect = ToolEffect(tool, tool.bind(args, kwargs), self._desk.deps, self._desk.world.offload)
+        entry = await self._effects.carry_out(effect)
+        assert isinstance(entry.result, ToolReturned)
+        self.origins.add(entry.result.origin)
+        return tool.load(entry.result.value)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._desk.sleep(seconds, fingerprint(["sleep", seconds]))
+
+    async def now(self) -> datetime:
+        ms = await self._desk.note("now", "now", self._desk.run.now)
+        return datetime.fromtimestamp(ms / 1000, UTC)
+
+    async def random(self) -> float:
+        value: float = await self._desk.note("random", "random", self._desk.world.chance.random())
+        return value
+
+
+def model_effect(desk: Desk, request: ModelRequest, digest: str, **more: Any) -> ModelEffect:
+    """An effect that asks the model a request names (or the one that replaces it), at its price."""
+    world, machine = desk.world, desk.run.machine
+    name = world.model or request.model
+    if name != request.model:
+        request = ModelRequest(
+            name,
+            request.messages,
+            request.instructions,
+            request.offers,
+            request.must_choose,
+            request.max_tokens,
+            request.timeout,
+        )
+    price = world.price_of(name, machine.prices)
+    mode: Literal["hard", "estimate"] = "hard" if desk.run.state.mode == "hard" else "estimate"
+    return ModelEffect(world.models.find(name), request, price, digest, mode, **more)
+
+
+def _request(model: str, prompt: str, returns: Any, max_tokens: int, within: float) -> ModelRequest:
+    offers: tuple[Offer, ...] = ()
+    if returns is not None:
+        offers = (Offer(_ANSWER, "Give the answer in this form.", returns.model_json_schema()),)
+    return ModelRequest(
+        model=model,
+        messages=(Message("user", prompt),),
+        offers=offers,
+        must_choose=bool(offers),
+        max_tokens=max_tokens,
+        timeout=within,
+    )
+
+
+def _structured(reply: ModelReplied, returns: Any) -> Any:
+    answers = [call["args"] for call in reply.calls if call["name"] == _ANSWER]
+    if len(answers) != 1 or not isinstance(answers[0], Mapping):
+        raise EffectFailed(EngineOutcome.INVALID, f"the model gave no {returns.__name__}")
+    try:
+        return returns.model_validate(answers[0])
+    except ValidationError as wrong:
+        raise EffectFailed(EngineOutcome.INVALID, f"{returns.__name__}: {explain(wrong)}") from None
+
+
+async def code_turn(desk: Desk, state: CodeState[Any, Any, Any]) -> Ended:
+    """Run the handler once; engine outcomes for whatever it raises."""
+    turn = CodeTurn(desk, state)
+    try:
+        if state.is_async:
+            outcome: Any = await state.handler(turn)
+        else:
+            outcome = await desk.world.offload(lambda: state.handler(turn))
+        return _ended(desk, state, turn, outcome)
+    except EffectFailed as failed:
+        return Ended(failed.outcome, why=str(failed))
+    except (NotGranted, BadInput, FrozenValue) as refused:
+        return Ended(EngineOutcome.ERROR, why=str(refused))
+    except Exception as raised:  # a handler's bug has a destination like any other failure
+        return Ended(EngineOutcome.ERROR, why=f"{type(raised).__name__}: {raised}"[:500])
+
+
+def _ended(desk: Desk, state: CodeState[Any, Any, Any], turn: CodeTurn, outcome: Any) -> Ended:
+    if outcome not in state.outcomes:
+        return Ended(EngineOutcome.ERROR, why=f"the handler returned {outcome!r}, which it doesn't declare")
+    reads = desk.run.origin_of(sorted(turn.draft.reads()))
+    return Ended(outcome, tuple(turn.draft.writes()), origin=union([reads, *turn.origins, "code"]))

@@ -1,0 +1,116 @@
+"""Committers: the one road from the engine to the store. Two forms, chosen by the host.
+
+`InlineCommitter` writes on the loop itself (virtual time, tests). `ThreadCommitter` owns a writer thread that takes
+whatever is waiting, for whatever run, as one batch: group commit. Callers are answered only after COMMIT, with one
+wake-up of the loop per batch. Knows no run and no machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from typing import Protocol
+
+from interlock.errors import StoreError
+from interlock.store.protocol import Answer, Failed, Store, Write
+
+BATCH_MAX = 64
+
+
+class Committer(Protocol):
+    """Takes writes, answers them after COMMIT."""
+
+    def submit(self, write: Write) -> asyncio.Future[Answer]:
+        """Queue one write. The future never raises for the write's own fault: `Failed` is an answer."""
+        ...
+
+    def close(self) -> None:
+        """Write what is queued, then stop."""
+        ...
+
+
+def _answers(store: Store, batch: list[Write]) -> list[Answer]:
+    try:
+        return store.write(batch)
+    except Exception as wrong:  # a store that raises has written nothing of the batch
+        error = wrong if isinstance(wrong, StoreError) else StoreError(f"the store failed: {wrong}")
+        return [Failed(error) for _ in batch]
+
+
+class InlineCommitter:
+    """Writes what was submitted in this tick of the loop as one batch, on the loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: list[tuple[Write, asyncio.Future[Answer]]] = []
+
+    def submit(self, write: Write) -> asyncio.Future[Answer]:
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._write)
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((write, future))
+        return future
+
+    def _write(self) -> None:
+        batch, self._waiting = self._waiting, []
+        answers = _answers(self._store, [write for write, _ in batch])
+        _resolve([future for _, future in batch], answers)
+
+    def close(self) -> None:
+        if self._waiting:
+            self._write()
+
+
+class ThreadCommitter:
+    """A writer thread with group commit across runs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[tuple[Write, asyncio.Future[Answer], asyncio.AbstractEventLoop]] = deque()
+        self._wake = threading.Semaphore(0)
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="interlock-committer", daemon=True)
+        self._thread.start()
+
+    def submit(self, write: Write) -> asyncio.Future[Answer]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((write, future, loop))
+        self._wake.release()
+        return future
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
+            for _ in batch[1:]:
+                self._wake.acquire(blocking=False)
+            if batch:
+                self._write(batch)
+            elif self._closing:
+                return
+
+    def _write(self, batch: list[tuple[Write, asyncio.Future[Answer], asyncio.AbstractEventLoop]]) -> None:
+        answers = _answers(self._store, [write for write, _, _ in batch])
+        by_loop: dict[asyncio.AbstractEventLoop, tuple[list[asyncio.Future[Answer]], list[Answer]]] = {}
+        for (_, future, loop), answer in zip(batch, answers, strict=True):
+            futures, given = by_loop.setdefault(loop, ([], []))
+            futures.append(future)
+            given.append(answer)
+        for loop, (futures, given) in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, futures, given)
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.release()
+        self._thread.join()
+
+
+def _resolve(futures: list[asyncio.Future[Answer]], answers: list[Answer]) -> None:
+    for future, answer in zip(futures, answers, strict=True):
+        if not future.done():
+            future.set_result(answer)

@@ -1,0 +1,194 @@
+"""Desk: where one entry into a turn is worked at: the run, the turn's journal, and the ways to stop.
+
+A turn may be entered several times (after a crash, a park, a takeover); each entry has a desk of its own. Stopping
+never raises into the handler, which might swallow it: the effect that stops simply doesn't return, and the
+orchestrator, told through `stop`, cancels the handler. Knows no kind of effect and no kind of state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from interlock.engine.journal import Journal
+from interlock.engine.live_run import LiveRun
+from interlock.engine.world import World
+from interlock.history.events import Diverged, Event, ValueNoted, WaitOpened
+
+REPLAY_SECONDS = 0.05
+"""How long a new effect waits for the handler to ask again for everything recorded, before that is a divergence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The turn waits durably; a wait has been opened. It will be entered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diverging:
+    """The handler no longer asks for recorded effects. A person decides."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The run can't be committed by us any more, or only after its mail is read."""
+
+    error: Exception
+
+
+Stop = Parked | Diverging | Broken
+
+
+class Desk:
+    """One entry into one turn."""
+
+    def __init__(self, run: LiveRun, world: World, deps: Any) -> None:
+        self.run = run
+        self.world = world
+        self.deps = deps
+        self.journal = Journal(run.journal)
+        self.stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self.parking = False
+        self._under_way = 0
+        self._settlement: list[asyncio.Future[None]] = []
+        self._sleeps: dict[str, int] = {}
+
+    def add(self, event: Event) -> int:
+        """Take in one fact, for the run and for this turn's journal."""
+        seq = self.run.add(event)
+        self.journal.take_in(seq, event)
+        return seq
+
+    # -- stopping ---------------------------------------------------------------------------------------------------
+
+    async def break_off(self, error: Exception) -> NoReturn:
+        """Stop this entry: nothing more can be committed by it."""
+        self._end(Broken(error))
+        await self.never()
+
+    async def park(self) -> NoReturn:
+        """Stop this entry once every attempt under way has ended; a wait is open."""
+        self.parking = True
+        self._stop_if_idle()
+        await self.never()
+
+    async def diverge(self, why: str) -> NoReturn:
+        """Stop this entry: what it asks for isn't what was recorded."""
+        self.add(Diverged(effects=self.journal.unasked, why=why))
+        self._end(Diverging(why))
+        await self.never()
+
+    async def never(self) -> NoReturn:
+        """Wait to be cancelled, whatever tries to keep us."""
+        while True:
+            await asyncio.get_running_loop().create_future()
+
+    def _end(self, stop: Stop) -> None:
+        if not self.stop.done():
+            self.stop.set_result(stop)
+
+    def _stop_if_idle(self) -> None:
+        if self.parking and self._under_way == 0:
+            self._end(Parked())
+
+    # -- attempts under way -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._under_way += 1
+
+    def done(self) -> None:
+        """An attempt has ended: those who wait for held money look again."""
+        self._under_way -= 1
+        waiting, self._settlement = self._settlement, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        self._stop_if_idle()
+
+    async def settlement(self) -> None:
+        """Until the next attempt under way ends."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settlement.append(future)
+        await future
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    async def until(self, at_ms: int, why: str, effect: int) -> None:
+        """Wait until `at_ms`: here when it is soon, else durably, the worker free."""
+        seconds = (at_ms - self.run.now) / 1000
+        if seconds <= 0:
+            return
+        if seconds <= self.world.timing.park_after:
+            await asyncio.sleep(seconds)
+            return
+        if not any(opened.effect == effect and ended is None for opened, _, ended in self.journal.waits.values()):
+            self.open_wait(WaitOpened(wait=0, kind="time", why=why, state="", effect=effect, due=at_ms))
+        await self.park()
+
+    def open_wait(self, event: WaitOpened) -> int:
+        """Open a durable wait of this turn; numbers it and names the state."""
+        state = self.run.state
+        number = state.waits + 1
+        self.add(
+            WaitOpened(
+                wait=number,
+                kind=event.kind,
+                why=event.why,
+                state=state.state,
+                of=event.of,
+                prompt=event.prompt,
+                outcome=event.outcome,
+                effect=event.effect,
+                digest=event.digest,
+                signal=event.signal,
+                form=event.form,
+                due=event.due,
+            )
+        )
+        return number
+
+    # -- what was recorded ------------------------------------------------------------------------------------------
+
+    async def replayed(self) -> None:
+        """Before anything new: until the handler has asked again for all that was recorded. What was recorded can
+        only depend on recorded results, so a handler that doesn't ask has changed."""
+        for pause in (0.0, 0.0, REPLAY_SECONDS):
+            if not self.journal.unasked:
+                return
+            await asyncio.sleep(pause)
+        if self.journal.unasked:
+            await self.diverge("the handler asks for something new and no longer for what is recorded")
+
+    async def note(self, kind: str, digest: str, value: Any) -> Any:
+        """A value of time or chance: recorded the first time, the recorded one ever after."""
+        recorded = self.journal.note(digest)
+        if recorded is not None:
+            return recorded.value
+        await self.replayed()
+        self.run.add(ValueNoted(digest=digest, kind=kind, value=value))
+        return value
+
+    async def sleep(self, seconds: float, digest: str) -> None:
+        """A durable sleep."""
+        ordinal = self._sleeps.get(digest, 0)
+        self._sleeps[digest] = ordinal + 1
+        if self.journal.note(digest) is not None:
+            return
+        waits = [w for w in self.journal.waits.values() if w[0].digest == digest]
+        if ordinal >= len(waits):
+            await self.replayed()
+            await self._sleep_anew(seconds, digest)
+        elif waits[ordinal][2] is None:
+            await self.park()
+
+    async def _sleep_anew(self, seconds: float, digest: str) -> None:
+        if seconds <= self.world.timing.park_after:
+            await asyncio.sleep(seconds)
+            self.run.add(ValueNoted(digest=digest, kind="sleep"))
+            return
+        due = self.run.now + int(seconds * 1000)
+        self.open_wait(WaitOpened(wait=0, kind="time", why="sleep", state="", digest=digest, due=due))
+        await self.park()

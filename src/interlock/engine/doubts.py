@@ -1,0 +1,75 @@
+"""Doubts: an attempt may have happened, nobody knows. Each is cleared once, in the way its tool declares.
+
+    repeat  done again (reads, model calls)             key    done again under the same key
+    probe   a function of the tool's author can tell    person somebody answers
+Never before `send_before` + timeout + grace: until then the attempt may still be on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from interlock.engine.attempts import ToolEffect
+from interlock.engine.desk import Desk
+from interlock.engine.journal import Entry
+from interlock.errors import EffectFailed
+from interlock.history.events import DoubtCleared, ToolCalled, WaitOpened
+from interlock.machine.tools import Happened, Way
+
+PROBES_MAX = 3
+
+
+async def clear(desk: Desk, effect: ToolEffect, entry: Entry) -> None:
+    """Clear the doubt about an effect's last attempt. Afterwards it has a result, or may be tried again."""
+    intent = entry.intent
+    settled_at = intent.send_before + intent.timeout_ms + int(desk.world.timing.grace * 1000)
+    await desk.until(settled_at, "doubt", entry.effect)
+    if effect.way == Way.KEY and _key_holds(desk, effect, entry):
+        desk.add(DoubtCleared(effect=entry.effect, way=Way.KEY, happened=False, reason="done again under its key"))
+    elif effect.way == Way.PROBE and await _probed(desk, effect, entry):
+        return
+    else:
+        await _ask_person(desk, effect, entry)
+
+
+def _key_holds(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
+    valid = effect.tool.key_valid_for
+    return valid is None or desk.run.now < entry.first_at + int(valid * 1000)
+
+
+async def _probed(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
+    """Ask the tool's probe; False when it can't tell."""
+    for _ in range(PROBES_MAX):
+        try:
+            async with asyncio.timeout(effect.timeout):
+                answer = await effect.probe(desk.run, entry.effect, entry.intent.attempt)
+        except Exception:  # a probe that can't answer is asked again, then a person is
+            continue
+        happened = isinstance(answer, Happened)
+        value = effect.tool.dump(answer.result) if isinstance(answer, Happened) else None
+        desk.add(DoubtCleared(effect=entry.effect, way=Way.PROBE, happened=happened, value=value))
+        await desk.run.durable()
+        return True
+    return False
+
+
+async def _ask_person(desk: Desk, effect: ToolEffect, entry: Entry) -> None:
+    if "in_doubt" in desk.run.machine.row(desk.run.state.state).moves:
+        raise EffectFailed("in_doubt", f"{effect.name} may or may not have happened (effect {entry.effect})")
+    asked = any(opened.why == "doubt" and opened.kind == "person" and opened.effect == entry.effect and ended is None
+                for opened, _, ended in desk.journal.waits.values())
+    if not asked:
+        assert isinstance(entry.intent, ToolCalled)  # models are repeated, never asked about
+        desk.open_wait(
+            WaitOpened(
+                wait=0,
+                kind="person",
+                why="doubt",
+                state="",
+                of="operator",
+                prompt=f"Did {effect.name} happen? Nobody knows. Arguments and key are in event {entry.seq}.",
+                effect=entry.effect,
+                form={"happened": {"result": {}}, "did_not": {}},
+            )
+        )
+    await desk.park()

@@ -1,0 +1,232 @@
+"""Effects: once for all kinds, how one is permitted, intended, performed, settled, retried, and had again.
+
+    ask the journal > permit (hold) > commit the intent > perform > record the result     else: failed > doubt, retry
+
+The loop of `carry_out` reads the effect's journal entry and does what is missing, so a first entry into a turn and
+one after a crash take the same path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from interlock.canonical import Json
+from interlock.engine import doubts
+from interlock.engine.attempts import AttemptError, Effect, ToolEffect
+from interlock.engine.desk import Desk
+from interlock.engine.journal import Entry
+from interlock.engine.live_run import Interrupted
+from interlock.errors import EffectFailed, StaleLease, StoreError
+from interlock.history.events import AttemptFailed, Overrun, ToolCalled, Warned, WaitOpened
+from interlock.machine.outcomes import EngineOutcome
+from interlock.machine.states import CodeState, ModelState, UseState
+from interlock.machine.table import AnyMachine
+from interlock.machine.tools import Tool, Way
+from interlock.policy.accounts import Admission, Hold, excess, warnings_due
+from interlock.policy.retry import delay_seconds
+
+_OUTCOME_OF_FAILURE: Mapping[str, str] = {
+    "overflow": EngineOutcome.OVERFLOW,
+    "quota": EngineOutcome.UNAVAILABLE,
+    "auth": EngineOutcome.UNAVAILABLE,
+    "rejected": EngineOutcome.ERROR,
+    "not_done": EngineOutcome.ERROR,
+    "malformed": EngineOutcome.ERROR,
+}
+"""What a failure that isn't tried again makes of its turn; any other ends `retries_spent`."""
+
+
+class Effects:
+    """The effects of one entry into a turn. At most `calls_max` of them."""
+
+    def __init__(self, desk: Desk, calls_max: int) -> None:
+        self.desk = desk
+        self.run = desk.run
+        self.world = desk.world
+        self._calls_left = calls_max
+
+    async def carry_out(self, effect: Effect) -> Entry:
+        """The effect's journal entry with its result: recorded earlier, or had now. Raises `EffectFailed`."""
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise EffectFailed(EngineOutcome.LIMIT_REACHED, "the turn asked for more effects than its state declares")
+        entry = self.desk.journal.ask(effect.digest)
+        if entry is None:
+            await self.desk.replayed()
+        elif entry.result is not None:
+            return entry
+        return await self._safely(effect, entry)
+
+    async def _safely(self, effect: Effect, entry: Entry | None) -> Entry:
+        try:
+            return await self._finish(effect, entry)
+        except (StaleLease, Interrupted, StoreError) as broken:
+            await self.desk.break_off(broken)
+
+    async def _finish(self, effect: Effect, entry: Entry | None) -> Entry:
+        if entry is None:
+            entry = await self._try(effect, self.run.next_effect(), 1)
+        while entry.result is None:
+            if entry.under_way:
+                self._lose(effect, entry)
+            elif await self._may_try_again(effect, entry):
+                await self._try(effect, entry.effect, entry.intent.attempt + 1)
+        return entry
+
+    async def _may_try_again(self, effect: Effect, entry: Entry) -> bool:
+        """After a failed attempt: its doubt cleared, its back-off over. Raises `EffectFailed` when it was the last."""
+        failure = entry.failure
+        assert failure is not None  # neither under way nor done: it failed
+        if failure.doubt and entry.cleared is None:
+            assert isinstance(effect, ToolEffect)  # only tools are ever in doubt
+            await doubts.clear(self.desk, effect, entry)
+            return entry.result is None
+        if failure.final:
+            raise EffectFailed(_OUTCOME_OF_FAILURE.get(failure.kind, EngineOutcome.RETRIES_SPENT), failure.message)
+        if failure.retry_at is not None:
+            await self.desk.until(failure.retry_at, "retry", entry.effect)
+        return True
+
+    # -- permit -----------------------------------------------------------------------------------------------------
+
+    async def _permit(self, effect: Effect) -> Hold:
+        while True:
+            if self.desk.parking:
+                await self.desk.never()
+            await self._hand_over_if_warned()
+            if isinstance(effect, ToolEffect):
+                await self.clear_left_behind(effect.name)
+            hold = effect.hold(self.run)
+            if isinstance(hold, Hold):
+                return hold
+            if hold == Admission.HELD:
+                await self.desk.settlement()
+            elif hold == Admission.CALLS:
+                raise EffectFailed(EngineOutcome.LIMIT_REACHED, "the run's calls are used up")
+            else:
+                raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{effect.name} doesn't fit what the account has left")
+
+    async def _hand_over_if_warned(self) -> None:
+        due = list(warnings_due(self.run.state))
+        if not due:
+            return
+        for dimension, spent, ceiling in due:
+            self.desk.add(Warned(dimension=dimension, spent=spent, ceiling=ceiling))
+        share = f"{self.run.state.warn_at:.0%} of {' and '.join(dimension for dimension, _, _ in due)} is spent"
+        if self.run.state.on_warn == "end":
+            raise EffectFailed(EngineOutcome.BUDGET_SPENT, share)
+        form: dict[str, Json] = {"go_on": {}, "end": {}}
+        self.desk.open_wait(
+            WaitOpened(wait=0, kind="person", why="budget", state="", of="operator", prompt=share, form=form)
+        )
+        await self.desk.park()
+
+    # -- one attempt ------------------------------------------------------------------------------------------------
+
+    async def _try(self, effect: Effect, number: int, attempt: int) -> Entry:
+        hold = await self._permit(effect)
+        self.desk.begin()
+        try:
+            send_before_boot = self.world.clock.boottime() + self.world.timing.send_window
+            send_before = self.run.now + int(self.world.timing.send_window * 1000)
+            self.desk.add(effect.intent(number, attempt, hold, send_before))
+            entry = self.desk.journal.entries[number]
+            await self.run.durable()
+            await self._perform(effect, entry, hold, send_before_boot)
+        finally:
+            self.desk.done()
+        if effect.way != Way.REPEAT:
+            await self.run.durable()
+        return entry
+
+    async def _perform(self, effect: Effect, entry: Entry, hold: Hold, send_before_boot: float) -> None:
+        try:
+            # A worker that slept past this moment must not send: somebody may be clearing the doubt by now.
+            if self.world.clock.boottime() >= send_before_boot:
+                raise AttemptError("unsent", "too late to send", True, happened=False, billed=False)
+            async with asyncio.timeout(effect.timeout):
+                result = await effect.perform(self.run, entry.effect, entry.intent.attempt, hold, effect.timeout)
+        except TimeoutError:
+            late = AttemptError("timeout", f"no answer within {effect.timeout:g} s", True)
+            self._record_failure(effect, entry, hold.tokens, hold.nanousd, late)
+        except AttemptError as failed:
+            self._record_failure(effect, entry, hold.tokens, hold.nanousd, failed)
+        else:
+            self.desk.add(result)
+            self.run.soon()
+        self._say_overrun(entry.effect)
+
+    def _lose(self, effect: Effect, entry: Entry) -> None:
+        """The attempt's worker is gone, and with it the result: its worst case is charged until more is known."""
+        held = self.run.state.open.get(str(entry.effect), [0, "", "", 0, 0, 0])
+        self._record_failure(effect, entry, held[3], held[4], AttemptError("lost", "its worker went away", True))
+
+    def _record_failure(self, effect: Effect, entry: Entry, tokens: int, nanousd: int, failed: AttemptError) -> None:
+        doubt = failed.happened is None and effect.way != Way.REPEAT
+        last = entry.intent.attempt >= self.run.machine.limits.attempts
+        again = failed.retry and not last
+        delay = delay_seconds(entry.intent.attempt, self.world.chance, failed.retry_after)
+        self.desk.add(
+            AttemptFailed(
+                effect=entry.effect,
+                attempt=entry.intent.attempt,
+                kind=failed.kind,
+                message=failed.message[:500],
+                sent=failed.kind != "unsent",
+                doubt=doubt,
+                tokens=tokens if failed.billed else 0,
+                nanousd=nanousd if failed.billed else 0,
+                retry_at=self.run.now + int(delay * 1000) if again else None,
+                final=not again,
+            )
+        )
+        self.run.soon()
+
+    def _say_overrun(self, effect: int) -> None:
+        if self.run.state.overrun:
+            return
+        for dimension, over in excess(self.run.state):
+            self.desk.add(Overrun(effect=effect, dimension=dimension, excess=over))
+
+    # -- doubts of earlier turns ------------------------------------------------------------------------------------
+
+    async def clear_left_behind(self, tool_name: str | None = None) -> None:
+        """Clear doubts that ended turns left (of one tool, or all): before it is called again, or the run completes."""
+        for number, (_, name, *_, seq) in list(self.run.state.doubts.items()):
+            if int(number) not in self.desk.journal.entries and tool_name in (None, name):
+                await self._clear_one_left_behind(int(number), name, seq)
+
+    async def _clear_one_left_behind(self, number: int, name: str, seq: int) -> None:
+        tool = tools_of(self.run.machine).get(name)
+        intent = self.run.event_at(seq)
+        assert isinstance(intent, ToolCalled)
+        if tool is None:
+            raise EffectFailed(EngineOutcome.IN_DOUBT, f"effect {number} is in doubt and tool {name} is gone")
+        effect = ToolEffect(tool, intent.args, self.desk.deps, self.world.offload, digest=intent.digest)
+        failure = AttemptFailed(effect=number, kind="lost", doubt=True)
+        entry = Entry(number, intent, seq, intent.at, failure=failure)
+        self.desk.journal.entries[number] = entry
+        try:
+            await doubts.clear(self.desk, effect, entry)
+            if effect.way == Way.KEY and entry.result is None:
+                await self._try(effect, number, intent.attempt + 1)
+        finally:
+            if entry.result is None and str(number) in self.run.state.doubts:
+                self.desk.journal.entries.pop(number, None)
+
+
+def tools_of(machine: AnyMachine) -> dict[str, Tool[Any, Any, Any]]:
+    """Every tool that some state of the machine may call, by name."""
+    found: dict[str, Tool[Any, Any, Any]] = {}
+    for row in machine.table.values():
+        state = getattr(row, "state", None)
+        match state:
+            case ModelState() | CodeState():
+                found.update({tool.name: tool for tool in state.tools})
+            case UseState():
+                found[state.tool.name] = state.tool
+    return found
+
+

@@ -1,0 +1,18 @@
+"""Ended: what a performed turn came to, before it is committed. Performers return it and never commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from interlock.engine.live_run import Write
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The outcome of a turn and what it writes. `why` in a few words when the engine chose the outcome."""
+
+    outcome: str
+    writes: tuple[Write, ...] = ()
+    why: str = ""
+    origin: str = ""
+    by: str = ""

@@ -1,0 +1,128 @@
+"""The journal of one turn: what its effects came to, found again by (request digest, ordinal among equals).
+
+Made of the events after the turn's first; entered anew, a turn is answered from it. Pure: knows no store and no loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from interlock.history.events import (
+    AttemptFailed,
+    DoubtCleared,
+    Event,
+    ModelCalled,
+    ModelReplied,
+    MoveRefused,
+    ToolCalled,
+    ToolReturned,
+    ValueNoted,
+    WaitEnded,
+    WaitOpened,
+)
+
+Intent = ModelCalled | ToolCalled
+Result = ModelReplied | ToolReturned
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of one effect: its last intent, its result if it has one, its last failure."""
+
+    effect: int
+    intent: Intent
+    seq: int = 0
+    first_at: int = 0
+    result: Result | None = None
+    result_seq: int = 0
+    failure: AttemptFailed | None = None  # of the last attempt
+    cleared: DoubtCleared | None = None  # of the last attempt
+    refused: bool = False  # its reply was no legal move, and the model was told
+    parked: list[int] = field(default_factory=list)  # waits opened on its behalf
+
+    @property
+    def under_way(self) -> bool:
+        """Its last attempt has an intent and nothing after it."""
+        return self.result is None and self.failure is None
+
+
+class Journal:
+    """The effects of one turn, in the order of their first intents, handed out to the handler that asks again."""
+
+    def __init__(self, events: Iterable[tuple[int, Event]]) -> None:
+        self.entries: dict[int, Entry] = {}
+        self._by_digest: dict[str, list[Entry]] = {}
+        self._notes: dict[str, list[ValueNoted]] = {}
+        self._asked: dict[str, int] = {}
+        self._unasked = 0
+        self.waits: dict[int, tuple[WaitOpened, int, WaitEnded | None]] = {}
+        for seq, event in events:
+            self.take_in(seq, event)
+
+    def take_in(self, seq: int, event: Event) -> None:
+        match event:
+            case ModelCalled() | ToolCalled():
+                self._intent(seq, event)
+            case ModelReplied() | ToolReturned() if event.effect in self.entries:
+                entry = self.entries[event.effect]
+                entry.result, entry.result_seq = event, seq
+            case AttemptFailed() if event.effect in self.entries:
+                self.entries[event.effect].failure = event
+            case DoubtCleared() if event.effect in self.entries:
+                self._cleared(seq, self.entries[event.effect], event)
+            case MoveRefused() if event.effect in self.entries:
+                self.entries[event.effect].refused = True
+            case ValueNoted():
+                self._notes.setdefault(event.digest, []).append(event)
+                self._unasked += 1
+            case WaitOpened():
+                self.waits[event.wait] = (event, seq, None)
+            case WaitEnded() if event.wait in self.waits:
+                opened, at, _ = self.waits[event.wait]
+                self.waits[event.wait] = (opened, at, event)
+
+    def _cleared(self, seq: int, entry: Entry, event: DoubtCleared) -> None:
+        entry.cleared = event
+        if event.happened:  # what it returned stands in this event, under the same name as in a result
+            entry.result, entry.result_seq = ToolReturned(effect=event.effect, value=event.value), seq
+
+    def _intent(self, seq: int, event: Intent) -> None:
+        entry = self.entries.get(event.effect)
+        if entry is None:
+            entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at)
+            self._by_digest.setdefault(event.digest, []).append(entry)
+            self._unasked += 1
+        entry.intent, entry.seq, entry.failure, entry.cleared = event, seq, None, None
+
+    def ask(self, digest: str) -> Entry | None:
+        """The recorded effect that answers this request, if the turn asked for it before."""
+        ordinal = self._asked.get(digest, 0)
+        self._asked[digest] = ordinal + 1
+        recorded = self._by_digest.get(digest, [])
+        if ordinal >= len(recorded):
+            return None
+        self._unasked -= 1
+        return recorded[ordinal]
+
+    def note(self, digest: str) -> ValueNoted | None:
+        """The recorded value (time, chance, a finished sleep) that answers this request."""
+        ordinal = self._asked.get(digest, 0)
+        self._asked[digest] = ordinal + 1
+        recorded = self._notes.get(digest, [])
+        if ordinal >= len(recorded):
+            return None
+        self._unasked -= 1
+        return recorded[ordinal]
+
+    @property
+    def unasked(self) -> tuple[int, ...]:
+        """Numbers of recorded effects that the handler hasn't asked for (yet). Notes count as 0."""
+        if self._unasked == 0:
+            return ()
+        left: list[int] = []
+        for digest, recorded in self._by_digest.items():
+            left.extend(entry.effect for entry in recorded[self._asked.get(digest, 0) :])
+        for digest, notes in self._notes.items():
+            left.extend(0 for _ in notes[self._asked.get(digest, 0) :])
+        return tuple(left)

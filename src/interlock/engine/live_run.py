@@ -1,0 +1,436 @@
+"""LiveRun: a leased run in memory: its folded state, its record, and the draft of its next commit.
+
+The only builder of commits. Facts are added synchronously (`add`); an effect's intent waits for `durable()`, which
+commits on the next tick of the loop; results that may be had again linger a few milliseconds to share a commit. One
+commit is in flight at a time. Knows no handler, model or tool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from interlock.canonical import Json, decode, encode
+from interlock.engine.conversation import Conversation
+from interlock.engine.world import World
+from interlock.errors import InterlockError, StaleLease, StoreError
+from interlock.history import chain, payloads
+from interlock.history.events import (
+    Event,
+    ModelCalled,
+    ModelReplied,
+    ToolCalled,
+    ToolReturned,
+    Transitioned,
+    WaitEnded,
+    WaitOpened,
+    from_json,
+    to_json,
+)
+from interlock.history.fold import FINAL, Pointer, RunState, value_of, walk
+from interlock.machine.limits import Amounts
+from interlock.machine.table import AnyMachine
+from interlock.policy.grants import union
+from interlock.store.protocol import (
+    Account,
+    Answer,
+    Cell,
+    Commit,
+    Committed,
+    Failed,
+    InboxItem,
+    Lease,
+    Leave,
+    Refused,
+    RowChange,
+    Snapshot,
+    Stale,
+    StoredEvent,
+    Wait,
+)
+
+RESUBMISSIONS_MAX = 6
+
+
+class Interrupted(InterlockError):
+    """The store refused a commit: somebody paused or cancelled the run, or closed a wait first. Read the mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One change of the record by a turn: set a field, or add items to a list. `at`: where the value already stands
+    in the log as (event, path), so that it isn't stored again."""
+
+    how: str  # set, add
+    name: str
+    value: Json
+    at: tuple[int, tuple[str | int, ...]] | None = None
+
+    def as_change(self) -> tuple[str, str, Json]:
+        if self.at is None:
+            return (self.how, self.name, self.value)
+        seq, path = self.at
+        return (f"{self.how}@", self.name, [seq, *path])
+
+
+class LiveRun:
+    """One leased run. Everything that happens to it goes through `add`."""
+
+    def __init__(self, world: World, machine: AnyMachine, lease: Lease) -> None:
+        self.world = world
+        self.machine = machine
+        self.worker = lease.worker
+        self.fence = lease.fence
+        self._load(lease.snapshot)
+        self._clock_ms = world.clock.monotonic()
+        self._timer: asyncio.Handle | None = None
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._in_flight: Commit | None = None
+        self._unsaved: list[Event] = []
+        self._resubmitted = 0
+        self.broken: Exception | None = None
+
+    def _load(self, snapshot: Snapshot) -> None:
+        row = snapshot.row
+        account = row.account
+        self.number, self.id = row.number, row.id
+        self.state = RunState.revive(
+            decode(row.live), (account.ceiling.as_dict(), account.spent.as_dict(), account.held.as_dict())
+        )
+        self.mail: bool = row.mail
+        self.inbox = list(snapshot.inbox)
+        bodies = {seq: self._join(body) for seq, body in snapshot.values.items()}
+        self.state.cells = pointers_of(snapshot)
+        self.values: dict[str, Json] = {
+            name: value_of(pointers, lambda seq, path: walk(bodies[seq], path))
+            for name, pointers in self.state.cells.items()
+        }
+        self.journal: list[tuple[int, Event]] = [(s.seq, from_json(self._join(s.body))) for s in snapshot.journal]
+        self.conversations: dict[str, Conversation] = {}
+        self.talking: str | None = None  # the conversation that this turn goes on with
+        self._head, self._after = row.head, row.seq
+        self._effects = self.state.effects
+        self._clear_draft()
+
+    def _join(self, body: bytes) -> Any:
+        return payloads.join(body, self.world.store.payload)
+
+    def _clear_draft(self) -> None:
+        self._draft: list[Event] = []
+        self._stored: list[StoredEvent] = []
+        self._payloads: dict[bytes, bytes] = {}
+        self._opens: dict[int, Wait] = {}
+        self._closes: list[tuple[int, str]] = []
+        self._takes: list[str] = []
+        self._begins = False
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        return self.world.clock.now_ms()
+
+    @property
+    def ended(self) -> bool:
+        return self.state.status in FINAL
+
+    def next_effect(self) -> int:
+        """A fresh effect number; numbers never come again."""
+        self._effects += 1
+        return self._effects
+
+    def add(self, event: Event) -> int:
+        """Take in one fact; returns its event number. It is committed soon (see `soon`, `durable`)."""
+        event = replace(event, at=self.now, ms=self._active_ms(), turn=self.state.turn)
+        seq = self.state.seq + 1
+        body, large = payloads.split(to_json(event))
+        self._head = chain.link(self._head, body)
+        self.state.apply(seq, event)
+        self._stored.append(StoredEvent(seq, body, self._head))
+        self._draft.append(event)
+        self._payloads.update(large)
+        self.journal.append((seq, event))
+        self._follow(seq, event)
+        return seq
+
+    def _active_ms(self) -> int:
+        now = self.world.clock.monotonic()
+        ms = int((now - self._clock_ms) * 1000)
+        self._clock_ms += ms / 1000
+        return ms
+
+    def _follow(self, seq: int, event: Event) -> None:
+        """What an event changes beside the folded state: waits, inbox, journal."""
+        inbox = getattr(event, "inbox", None)
+        if inbox is not None:
+            self._takes.append(inbox)
+        match event:
+            case ModelCalled() | ToolCalled():
+                self._begins = True
+            case WaitOpened():
+                self._opens[event.wait] = Wait(
+                    run=self.number,
+                    number=event.wait,
+                    kind=event.kind,
+                    why=event.why,
+                    seq=seq,
+                    of=event.of,
+                    signal=event.signal,
+                    due=event.due,
+                    opened_at=event.at,
+                )
+            case WaitEnded() if event.wait in self._opens:
+                self._opens[event.wait] = replace(self._opens[event.wait], closed=event.how)
+            case WaitEnded() if event.how != "decision":  # whoever decided has closed the row already
+                self._closes.append((event.wait, event.how))
+            case Transitioned():
+                self._end_turn(event)
+
+    def _end_turn(self, event: Transitioned) -> None:
+        if self.talking is not None:
+            self.conversations[self.talking].extend(self.journal)
+            self.talking = None
+        if event.to != event.state:
+            self.conversations.pop(f"@{event.state}", None)
+        self.journal = []
+
+    def inbox_taken(self, item: str) -> None:
+        """Say that an inbox item went into an event that has no place for its id."""
+        self._takes.append(item)
+
+    def transition(self, event: Transitioned, writes: Sequence[Write]) -> None:
+        """End the turn with these changes of the record."""
+        self.add(replace(event, changes=tuple(write.as_change() for write in writes)))
+        for write in writes:
+            if write.how == "set":
+                self.values[write.name] = write.value
+            else:
+                self.values[write.name] = [*self.values.get(write.name, []), *write.value]
+
+    def origin_of(self, fields: Sequence[str]) -> str:
+        """The union of the origins of these fields."""
+        return union(pointer.origin for name in fields for pointer in self.state.cells.get(name, ()))
+
+    def enters(self, thread: str) -> bool:
+        """Whether this turn enters a conversation anew (and so prompts it), rather than going on with it."""
+        known = self.state.threads.get(thread)
+        goes_on = known is not None and any(not last and first <= self.state.turn_seq for first, last in known.ranges)
+        return not goes_on
+
+    async def conversation(self, thread: str) -> Conversation:
+        """The messages of a thread as they were when this turn began."""
+        if thread not in self.conversations:
+            self.conversations[thread] = talk = Conversation()
+            known = self.state.threads.get(thread)
+            if known is not None and known.head <= self.state.turn_seq:
+                await self.durable()
+                talk.extend(self._stored_messages(known.head, known.ranges))
+        return self.conversations[thread]
+
+    def _stored_messages(self, head: int, ranges: list[list[int]]) -> Iterator[tuple[int, Event]]:
+        upto = self.state.turn_seq
+        if not any(first <= head for first, _ in ranges):
+            yield head, self.event_at(head)
+        for first, last in ranges:
+            for stored in self.world.store.events(self.number, first, min(last or upto, upto)):
+                yield stored.seq, from_json(self._join(stored.body))
+
+    def history(self) -> Iterator[Event]:
+        """Every stored event of the run, newest first: for the rare look back."""
+        for stored in reversed(self.world.store.events(self.number)):
+            yield from_json(self._join(stored.body))
+
+    def event_at(self, seq: int) -> Event:
+        """One event of the run's log, by number."""
+        for at, event in self.journal:
+            if at == seq:
+                return event
+        (stored,) = self.world.store.events(self.number, seq, seq)
+        return from_json(self._join(stored.body))
+
+    # -- committing -------------------------------------------------------------------------------------------------
+
+    def soon(self) -> None:
+        """What was added is committed within `timing.linger`, in company if there is any."""
+        if self._timer is None and self._in_flight is None:
+            self._timer = asyncio.get_running_loop().call_later(self.world.timing.linger, self._flush)
+
+    async def durable(self) -> None:
+        """Return when everything added so far is committed. Raises `StaleLease`, `Interrupted`, `StoreError`."""
+        if self.broken is not None:
+            raise self.broken
+        if not self._stored and self._in_flight is None:
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append((self.state.seq, waiter))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_soon(self._flush)
+        await waiter
+
+    def _flush(self) -> None:
+        self._timer = None
+        if self._stored and self._in_flight is None and self.broken is None:
+            self._in_flight = self._build(release=False)
+            self._submit(self._in_flight)
+
+    def _submit(self, commit: Commit) -> None:
+        self.world.committer.submit(commit).add_done_callback(self._answered)
+
+    def _answered(self, future: asyncio.Future[Answer]) -> None:
+        commit, answer = self._in_flight, future.result()
+        assert commit is not None  # only a commit in flight is answered
+        match answer:
+            case Committed():
+                self._resubmitted = 0
+                self._in_flight = None
+                self._after = commit.events[-1].seq if commit.events else commit.after
+                self.mail = answer.mail
+                self._tell_waiters(self._after)
+                if self._waiters:
+                    self._flush()
+                elif self._stored:
+                    self.soon()
+            case Failed() if self._resubmitted < RESUBMISSIONS_MAX:
+                # The acknowledgement may be all that was lost: the identical commit recognises itself.
+                self._resubmitted += 1
+                delay = 0.05 * 2**self._resubmitted
+                asyncio.get_running_loop().call_later(delay, self._submit, commit)
+            case Failed():
+                self._break(answer.error)
+            case Refused():
+                self._break(Interrupted(answer.why))
+            case Stale():
+                self._leave_evidence()
+                self._break(StaleLease(f"run {self.id} is held by another worker"))
+            case _:
+                self._break(StoreError(f"a commit was answered {type(answer).__name__}"))
+
+    def _tell_waiters(self, upto: int) -> None:
+        told = [waiter for seq, waiter in self._waiters if seq <= upto]
+        self._waiters = [(seq, waiter) for seq, waiter in self._waiters if seq > upto]
+        for waiter in told:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _break(self, error: Exception) -> None:
+        self.broken = error
+        waiters, self._waiters = self._waiters, []
+        for _, waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def _build(self, release: bool) -> Commit:
+        state = self.state
+        commit = Commit(
+            id=self.world.commit_id(),
+            run=self.number,
+            worker=self.worker,
+            fence=self.fence,
+            after=self._after,
+            events=tuple(self._stored),
+            row=self._row(),
+            account=account_of(state),
+            at=self.now,
+            cells=tuple(cell_of(name, pointer) for name, pointer in state.moved),
+            opens=tuple(self._opens.values()),
+            closes=tuple(self._closes),
+            takes=tuple(self._takes),
+            payloads=tuple(self._payloads.items()),
+            begins=self._begins,
+            release=release,
+        )
+        state.moved = []
+        self._unsaved = self._draft
+        self._clear_draft()
+        return commit
+
+    def _row(self) -> RowChange:
+        state = self.state
+        return RowChange(
+            status=state.status,
+            reason=state.reason,
+            state=state.state,
+            turn=state.turn,
+            turn_seq=state.turn_seq,
+            content=state.content,
+            wake_at=min((due for _, _, _, due, *_ in state.waiting.values() if due is not None), default=None),
+            deadline_at=self._deadline_at() if state.status == "ready" else None,
+            live=state.live(),
+        )
+
+    def _deadline_at(self) -> int | None:
+        """When others may take this turn over although its worker seems alive. Its own worker ends it sooner."""
+        left = self.turn_seconds_left()
+        return None if left is None else self.now + int((left + 2 * self.world.timing.grace) * 1000)
+
+    def turn_seconds_left(self) -> float | None:
+        """Active seconds that this turn may still take; None in a final state."""
+        row = self.machine.table.get(self.state.state)
+        within = getattr(getattr(row, "state", None), "within", None)
+        return None if within is None else max(0.0, within - self.state.turn_ms / 1000)
+
+    async def release(self) -> None:
+        """Commit what there is and give the lease back. Raises as `durable` does."""
+        if self._in_flight is not None:
+            await self.durable()
+        if self.broken is not None:
+            raise self.broken
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((self.state.seq, waiter))
+        self._in_flight = self._build(release=True)
+        self._submit(self._in_flight)
+        await waiter
+
+    # -- when a commit didn't go through ----------------------------------------------------------------------------
+
+    def drafted(self) -> list[tuple[int, Event]]:
+        """Facts that aren't in the store, with the numbers they were given."""
+        facts = [*(self._unsaved if self._in_flight is not None else []), *self._draft]
+        return list(zip(range(self._after + 1, self._after + 1 + len(facts)), facts, strict=True))
+
+    def reload(self, snapshot: Snapshot) -> None:
+        """Forget everything that isn't in the store."""
+        self._in_flight = None
+        self.broken = None
+        self._resubmitted = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._load(snapshot)
+
+    def _leave_evidence(self) -> None:
+        """A result that this worker paid for and may no longer commit is left for the run's new owner."""
+        for _, event in self.drafted():
+            if isinstance(event, ModelReplied | ToolReturned):
+                leave_evidence(self.world, self.id, self.fence, event)
+
+
+def leave_evidence(world: World, run_id: str, fence: int, event: ModelReplied | ToolReturned) -> None:
+    """Leave a late result in the run's inbox: once, whoever leaves it."""
+    item = InboxItem(
+        id=f"{run_id}/{event.effect}/{event.attempt}/{fence}", kind="evidence", body=to_json(event), left_at=0
+    )
+    world.committer.submit(Leave(run=run_id, item=item, at=world.clock.now_ms()))
+
+
+def pointers_of(snapshot: Snapshot) -> dict[str, list[Pointer]]:
+    """A snapshot's cells as the fold holds them."""
+    cells: dict[str, list[Pointer]] = {}
+    for cell in snapshot.cells:
+        cells.setdefault(cell.field, []).append(Pointer(cell.item, cell.seq, tuple(decode(cell.path)), cell.origin))
+    return cells
+
+
+def account_of(state: RunState) -> Account:
+    return Account(Amounts(**state.ceiling), Amounts(**state.spent), Amounts(**state.held))
+
+
+def cell_of(name: str, pointer: Pointer) -> Cell:
+    return Cell(name, pointer.item, pointer.seq, encode(list(pointer.path)).decode(), pointer.origin)

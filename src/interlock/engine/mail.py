@@ -1,0 +1,158 @@
+"""Mail: what others left in a run's inbox, made into events by the run's owner, each exactly once and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from interlock.canonical import Json
+from interlock.engine.live_run import LiveRun
+from interlock.engine.people import RETRY, take_signal
+from interlock.history import events as e
+from interlock.machine.outcomes import EXHAUSTED
+from interlock.store.protocol import InboxItem
+
+
+async def read(run: LiveRun) -> None:
+    """Take in everything unread. Afterwards it is committed."""
+    if run.mail:
+        run.inbox = list(run.world.store.snapshot(run.number).inbox)
+    items, run.inbox, run.mail = run.inbox, [], False
+    for item in items:
+        if run.ended:
+            break
+        _READERS.get(item.kind, _dropped)(run, item)
+    if items:
+        await run.durable()
+
+
+def _decision(run: LiveRun, item: InboxItem) -> None:
+    body = item.body
+    wait = run.state.waiting.get(str(body["wait"]))
+    if wait is None:
+        _dropped(run, item)
+        return
+    _, why, _, _, _, effect = wait
+    said = {"by": body["by"], "reason": body.get("reason", "")}
+    run.add(
+        e.WaitEnded(
+            wait=body["wait"],
+            how="decision",
+            outcome=body["outcome"],
+            fields=body.get("fields", {}),
+            inbox=item.id,
+            **said,
+        )
+    )
+    if why == "doubt":
+        happened = body["outcome"] == "happened"
+        value = body.get("fields", {}).get("result") if happened else None
+        run.add(e.DoubtCleared(effect=effect, way="person", happened=happened, value=value, **said))
+
+
+def _signal(run: LiveRun, item: InboxItem) -> None:
+    body = item.body
+    run.add(e.SignalArrived(name=body["name"], fields=body.get("fields", {}), by=body["by"], inbox=item.id))
+    for number, (kind, _, _, _, signal, _) in list(run.state.waiting.items()):
+        if kind == "signal" and signal == body["name"]:
+            take_signal(run, int(number), signal)
+
+
+def _extend(run: LiveRun, item: InboxItem) -> None:
+    body = item.body
+    run.add(e.Extended(more=body["more"], by=body["by"], reason=body.get("reason", ""), inbox=item.id))
+    for number, (_, why, seq, *_) in list(run.state.waiting.items()):
+        if why == "budget" or (why == "escalated" and _outcome_at(run, seq) in EXHAUSTED):
+            outcome = "go_on" if why == "budget" else RETRY
+            run.add(e.WaitEnded(wait=int(number), how="extend", outcome=outcome, by=body["by"]))
+
+
+def _outcome_at(run: LiveRun, seq: int) -> str | None:
+    event = run.event_at(seq)
+    return event.outcome if isinstance(event, e.WaitOpened) else None
+
+
+def _pause(run: LiveRun, item: InboxItem) -> None:
+    run.add(e.Paused(by=item.body["by"], reason=item.body.get("reason", ""), inbox=item.id))
+
+
+def _resume(run: LiveRun, item: InboxItem) -> None:
+    released = run.state.reason.startswith(RESTORED)
+    run.add(e.Resumed(by=item.body["by"], reason=item.body.get("reason", ""), released=released, inbox=item.id))
+
+
+RESTORED = "store restored"
+"""How the reason begins when a restored store parked a run."""
+
+
+def _cancel(run: LiveRun, item: InboxItem) -> None:
+    abandon(run, "cancelled")
+    for number in list(run.state.waiting):
+        run.add(e.WaitEnded(wait=int(number), how="cancel", by=item.body["by"]))
+    run.add(e.Cancelled(by=item.body["by"], reason=item.body.get("reason", ""), inbox=item.id))
+
+
+def abandon(run: LiveRun, why: str) -> None:
+    """Close every effect under way: its hold is settled at its worst case; what may have happened is a doubt."""
+    for number, (attempt, _, way, tokens, nanousd, _) in list(run.state.open.items()):
+        run.add(
+            e.AttemptFailed(
+                effect=int(number),
+                attempt=attempt,
+                kind="abandoned",
+                message=why,
+                doubt=way != "repeat",
+                tokens=tokens,
+                nanousd=nanousd,
+                final=True,
+            )
+        )
+
+
+def _evidence(run: LiveRun, item: InboxItem) -> None:
+    """A late result: it is the result if the attempt is still open, else it clears a doubt and corrects a charge."""
+    late = e.from_json(item.body)
+    assert isinstance(late, e.ModelReplied | e.ToolReturned)
+    number = str(late.effect)
+    held = run.state.open.get(number)
+    if held is not None and held[0] == late.attempt:
+        run.add(late)
+        run.inbox_taken(item.id)
+        return
+    tokens, nanousd = _charged(run, late)
+    value: Json = late.value if isinstance(late, e.ToolReturned) else None
+    if number in run.state.doubts:
+        run.add(e.DoubtCleared(effect=late.effect, way="evidence", happened=True, value=value))
+    spent = late.tokens_in + late.tokens_out if isinstance(late, e.ModelReplied) else 0
+    run.add(
+        e.EvidenceRecorded(
+            effect=late.effect,
+            attempt=late.attempt,
+            value=value,
+            tokens=spent - tokens,
+            nanousd=late.nanousd - nanousd,
+            inbox=item.id,
+        )
+    )
+
+
+def _charged(run: LiveRun, late: e.ModelReplied | e.ToolReturned) -> tuple[int, int]:
+    """What the attempt was charged while nobody knew, so that the evidence corrects it."""
+    for event in run.history():
+        if isinstance(event, e.AttemptFailed) and (event.effect, event.attempt) == (late.effect, late.attempt):
+            return event.tokens, event.nanousd
+    return late.tokens_in + late.tokens_out if isinstance(late, e.ModelReplied) else 0, late.nanousd
+
+
+def _dropped(run: LiveRun, item: InboxItem) -> None:
+    run.add(e.AnswerDropped(kind=item.kind, body=item.body, why="nothing here waits for it", inbox=item.id))
+
+
+_READERS: dict[str, Callable[[LiveRun, InboxItem], None]] = {
+    "decision": _decision,
+    "signal": _signal,
+    "extend": _extend,
+    "pause": _pause,
+    "resume": _resume,
+    "cancel": _cancel,
+    "evidence": _evidence,
+}

@@ -1,0 +1,140 @@
+"""Model states: ask the model, read its move, carry it out. Illegal moves are told to it, a bounded number of times.
+
+Returns an outcome; commits nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from interlock.agent.model import ModelRequest, Offer
+from interlock.canonical import Json, fingerprint
+from interlock.engine.attempts import ToolEffect
+from interlock.engine.code_turn import model_effect
+from interlock.engine.conversation import Conversation
+from interlock.engine.desk import Desk
+from interlock.engine.effects import Effects
+from interlock.engine.ending import Ended
+from interlock.engine.journal import Entry
+from interlock.engine.moves import Calling, Chosen, Illegal, offers_of, read_move
+from interlock.engine.record import RecordDraft
+from interlock.errors import EffectFailed, InterlockError
+from interlock.history.events import ModelReplied, MoveRefused
+from interlock.machine.limits import WINDOW_BYTES
+from interlock.machine.outcomes import EngineOutcome
+from interlock.machine.prompt import fill
+from interlock.machine.states import ModelState, Prompt
+from interlock.machine.tools import Tool
+from interlock.policy.grants import Grant, union
+
+
+async def model_turn(desk: Desk, state: ModelState) -> Ended:
+    """One accepted reply of the model, or the engine's outcome for what went wrong."""
+    try:
+        return await _ModelTurn(desk, state).decide()
+    except EffectFailed as failed:
+        return Ended(failed.outcome, why=str(failed))
+    except InterlockError as refused:
+        return Ended(EngineOutcome.ERROR, why=str(refused))
+
+
+class _ModelTurn:
+    def __init__(self, desk: Desk, state: ModelState) -> None:
+        self.desk = desk
+        self.run = desk.run
+        self.state = state
+        self.thread = state.thread or f"@{desk.run.state.state}"
+        self.offers = _offers(desk, state)
+        self.effects = Effects(desk, 1 + desk.run.machine.limits.illegal_moves + state.calls)
+        self.talk = Conversation()
+
+    async def decide(self) -> Ended:
+        prompt, window = await self._open_conversation()
+        for _ in range(1 + self.run.machine.limits.illegal_moves):
+            entry = await self._ask(prompt, window)
+            reply = entry.result
+            assert isinstance(reply, ModelReplied)
+            self.talk.replied(entry.result_seq, reply)
+            match read_move(self.run.machine.record, self.state, reply, entry.result_seq):
+                case Chosen(outcome, writes):
+                    return Ended(outcome, writes, origin=self._origin())
+                case Calling(calls):
+                    await self._call_all(calls)
+                    return Ended("called", origin=self._origin())
+                case Illegal(why, told):
+                    self._refuse(entry, why, told)
+            prompt, window = None, None
+        return Ended(EngineOutcome.INVALID, why=f"no legal move: {why}")
+
+    async def _open_conversation(self) -> tuple[str | None, int | None]:
+        """What is added to the conversation by this turn's first call: the prompt when it begins, and where the
+        window starts when it had to move."""
+        talk = await self.run.conversation(self.thread)
+        fixed = ModelRequest("", (), self.state.instructions, self.offers).size_bytes()
+        window = talk.shrink(WINDOW_BYTES - fixed)
+        self.talk = talk.copy()
+        if not self.run.enters(self.thread):
+            return None, window
+        prompt = prompt_text(self.desk, self.state.prompt, self.state.reads)
+        self.talk.said_to_model(0, prompt)
+        return prompt, window
+
+    async def _ask(self, prompt: str | None, window: int | None) -> Entry:
+        messages = tuple(message for _, message in self.talk.messages)
+        request = ModelRequest(
+            model=self.state.model,
+            messages=messages,
+            instructions=self.state.instructions,
+            offers=self.offers,
+            must_choose=True,
+            max_tokens=self.state.max_tokens,
+            timeout=self.state.within,
+        )
+        if request.size_bytes() > WINDOW_BYTES:
+            raise EffectFailed(EngineOutcome.OVERFLOW, f"the conversation is over {WINDOW_BYTES} bytes")
+        start = self.talk.messages[1][0] if len(self.talk.messages) > 1 else 0
+        digest = fingerprint(["model", self.state.model, prompt, start])
+        self.run.talking = self.thread
+        effect = model_effect(self.desk, request, digest, thread=self.thread, prompt=prompt, window=window)
+        return await self.effects.carry_out(effect)
+
+    def _refuse(self, entry: Entry, why: str, told: str) -> None:
+        if not entry.refused:
+            self.desk.add(MoveRefused(effect=entry.effect, why=why, told=told))
+        self.talk.refused(entry.result_seq, told)
+
+    async def _call_all(self, calls: tuple[tuple[str, Tool[Any, Any, Any], dict[str, Json]], ...]) -> None:
+        """Carry out the calls of one reply, side by side. What a tool says against it is told to the model."""
+        desk = self.desk
+        effects = [ToolEffect(tool, args, desk.deps, desk.world.offload, answers=call) for call, tool, args in calls]
+        ends = await asyncio.gather(*(self.effects.carry_out(effect) for effect in effects), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException) and getattr(end, "outcome", None) != EngineOutcome.ERROR:
+                raise end
+
+    def _origin(self) -> str:
+        reads = self.run.machine.record.model_fields if self.state.reads is None else self.state.reads
+        return union([self.run.origin_of(list(reads)), *self.talk.origins, "model"])
+
+
+def _offers(desk: Desk, state: ModelState) -> tuple[Offer, ...]:
+    """Made once per state; a machine is frozen."""
+    made = _OFFERS.get(id(state))
+    if made is None or made[0] is not state:
+        made = _OFFERS[id(state)] = (state, offers_of(desk.run.machine.record, state))
+    return made[1]
+
+
+_OFFERS: dict[int, tuple[ModelState, tuple[Offer, ...]]] = {}
+
+
+def prompt_text(desk: Desk, prompt: Prompt, reads: tuple[str, ...] | None = None) -> str:
+    """A prompt with the record's values filled in."""
+    run = desk.run
+    if isinstance(prompt, str):
+        return fill(prompt, run.values)
+    grant = Grant(run.state.state, None if reads is None else frozenset(reads), frozenset())
+    return prompt(RecordDraft(run.machine.record, run.values, grant))
+
+

@@ -1,0 +1,49 @@
+"""World: everything the engine is given from outside, in one value: time, chance, store, models, threads, notices.
+
+Made by `bootstrap` for production and by `testing` for tests; nothing in the engine reaches past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from interlock.agent.model import Models
+from interlock.clock import Clock
+from interlock.engine.committer import Committer
+from interlock.engine.timing import Timing
+from interlock.machine.limits import Price
+from interlock.store.protocol import Store
+
+
+class Offload(Protocol):
+    """Runs a plain function without blocking the loop."""
+
+    def __call__(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
+
+
+class PriceOf(Protocol):
+    """What a model costs; the machine's own table goes first. Raises `UnknownPrice`."""
+
+    def __call__(self, model: str, table: Mapping[str, Price]) -> Price: ...
+
+
+@dataclass(frozen=True)
+class World:
+    """What the engine may touch. `model` replaces every model a machine names (None: as the machine says)."""
+
+    clock: Clock
+    chance: Random
+    store: Store
+    committer: Committer
+    models: Models
+    price_of: PriceOf
+    offload: Offload
+    timing: Timing = field(default_factory=Timing)
+    model: str | None = None
+
+    def commit_id(self) -> bytes:
+        return self.chance.getrandbits(128).to_bytes(16, "big")

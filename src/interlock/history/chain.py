@@ -1,0 +1,46 @@
+"""The hash chain: each event carries the hash of the one before, over the digest of its body.
+
+    hash(n) = SHA-256(hash(n-1) || SHA-256(body(n)))        hash(0) = SHA-256(run id)
+
+Over digests, so that an erased body can be replaced by its digest and the chain still holds. Knows no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from interlock.canonical import sha256
+
+
+def seed(run_id: str) -> bytes:
+    """The hash before a run's first event: ties a chain to its run."""
+    return sha256(run_id.encode("utf-8"))
+
+
+def link(before: bytes, body: bytes) -> bytes:
+    """The hash of an event with this body after the hash `before`."""
+    return sha256(before + sha256(body))
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where a chain stops holding, and why."""
+
+    seq: int
+    why: str
+
+
+def first_break(run_id: str, events: Iterable[tuple[int, bytes, bytes]], count: int, head: bytes) -> Break | None:
+    """Walk (seq, body, hash) in order against the count and head that the run row holds. None: unbroken."""
+    before, expected = seed(run_id), 1
+    for seq, body, stored in events:
+        if seq != expected:
+            return Break(expected, f"event {expected} is missing")
+        before = link(before, body)
+        if before != stored:
+            return Break(seq, "its bytes don't match its hash")
+        expected += 1
+    if expected - 1 != count:
+        return Break(expected, f"the run has {count} events, the log {expected - 1}")
+    return None if before == head else Break(count, "the last hash is not the run's head")

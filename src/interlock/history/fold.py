@@ -1,0 +1,375 @@
+"""A run as the fold of its events: `RunState.apply` is the only place that says what an event changes.
+
+The same fold builds the live state commit by commit, rebuilds it from the log, and is what `verify` compares the
+stored rows with. Knows no store, clock or machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from interlock.canonical import Json, encode
+from interlock.history import events as e
+from interlock.history.events import Change, Event
+from interlock.machine.limits import DIMENSIONS
+
+FINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Where a record value stands in the log, and where it came from. `item` -1: the whole field."""
+
+    item: int
+    seq: int
+    path: tuple[str | int, ...]
+    origin: str = ""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Which stretches of the log are one conversation: `[first, last]` event numbers, `last` 0 while it goes on.
+    `head` is the event with its first prompt, which is always sent."""
+
+    head: int
+    ranges: list[list[int]]
+
+    def as_json(self) -> Json:
+        return [self.head, self.ranges]
+
+
+def _zeros() -> dict[str, int]:
+    return dict.fromkeys(DIMENSIONS, 0)
+
+
+@dataclass(slots=True)
+class RunState:
+    """Everything about a run that its events say, kept small: it is rewritten with every commit."""
+
+    status: str = "ready"  # ready, waiting, paused or final
+    reason: str = ""
+    state: str = ""
+    turn: int = 1
+    turn_seq: int = 0
+    seq: int = 0
+    content: str = ""
+    mode: str = "hard"
+    warn_at: float = 0.8
+    on_warn: str = "person"
+    reserve: float = 0.0
+    ceiling: dict[str, int] = field(default_factory=_zeros)
+    spent: dict[str, int] = field(default_factory=_zeros)
+    held: dict[str, int] = field(default_factory=_zeros)
+    wrapping: bool = False  # limits are used up: only what is reserved remains
+    overrun: bool = False
+    warned: dict[str, int] = field(default_factory=dict)  # dimension -> the ceiling it was said about
+    effects: int = 0  # the last effect number given
+    open: dict[str, Json] = field(default_factory=dict)  # effect -> [attempt, name, way, hold tokens, hold money, seq]
+    doubts: dict[str, Json] = field(default_factory=dict)  # effect -> the same
+    waits: int = 0  # the last wait number given
+    waiting: dict[str, Json] = field(default_factory=dict)  # wait -> [kind, why, seq, due, signal, effect]
+    signals: dict[str, list[int]] = field(default_factory=dict)  # name -> events not yet taken
+    visits: dict[str, int] = field(default_factory=dict)
+    prints: dict[str, list[Any]] = field(default_factory=dict)  # state -> [fingerprint, times in a row]
+    turn_ms: int = 0
+    turn_start_nanousd: int = 0
+    takeovers: int = 0  # of this turn
+    paused: bool = False
+    threads: dict[str, Conversation] = field(default_factory=dict)
+    cells: dict[str, list[Pointer]] = field(default_factory=dict)  # kept as rows, not in the live state
+    moved: list[tuple[str, Pointer]] = field(default_factory=list)  # cells since they were last written as rows
+
+    # -- applying ---------------------------------------------------------------------------------------------------
+
+    def apply(self, seq: int, event: Event) -> None:
+        """Take in event `seq`, which must be the next."""
+        self.seq = seq
+        if event.ms:
+            self.spent["active_ms"] += event.ms
+            self.turn_ms += event.ms
+        handler = _APPLY.get(type(event))
+        if handler is not None:
+            handler(self, seq, event)
+        self.status = self._status()
+
+    def _status(self) -> str:
+        if self.status in FINAL:
+            return self.status
+        if self.paused:
+            return "paused"
+        return "waiting" if self.waiting else "ready"
+
+    def _settle(self, effect: int, tokens: int, nanousd: int) -> Json:
+        """Close an open effect: its hold goes, what it really cost stays."""
+        entry = self.open.pop(str(effect), None)
+        if entry is not None:
+            self.held["tokens"] -= entry[3]
+            self.held["nanousd"] -= entry[4]
+        self.spent["tokens"] += tokens
+        self.spent["nanousd"] += nanousd
+        return entry
+
+    def _change(self, seq: int, index: int, change: Change, origin: str) -> None:
+        how, name, value = change
+        if how.endswith("@"):
+            at, *path = value
+            self._point(how[:-1], name, int(at), tuple(path), origin, count=None)
+        elif how == "set":
+            self._point("set", name, seq, ("changes", index, 2), origin, count=None)
+        else:
+            self._point("add", name, seq, ("changes", index, 2), origin, count=len(value))
+
+    def _point(
+        self, how: str, name: str, seq: int, path: tuple[str | int, ...], origin: str, count: int | None
+    ) -> None:
+        if how == "set":
+            made = [Pointer(-1, seq, path, origin)]
+            self.cells[name] = made
+        else:
+            have = self.cells.setdefault(name, [])
+            item = have[-1].item + 1 if have else 0
+            places = [path] if count is None else [(*path, i) for i in range(count)]
+            made = [Pointer(item + i, seq, place, origin) for i, place in enumerate(places)]
+            have.extend(made)
+        self.moved.extend((name, pointer) for pointer in made)
+
+    def _end_turn(self, seq: int) -> None:
+        self.turn += 1
+        self.turn_seq = seq
+        self.turn_ms = 0
+        self.turn_start_nanousd = self.spent["nanousd"]
+        self.takeovers = 0
+
+    # -- the live state -----------------------------------------------------------------------------------------------
+
+    def live(self) -> bytes:
+        """The state as stored with the run row. The record and the account have rows of their own."""
+        body: dict[str, Json] = {}
+        for name, empty in _LIVE:
+            value = getattr(self, name)
+            if value != empty:
+                body[name] = value
+        if self.threads:
+            body["threads"] = {name: thread.as_json() for name, thread in self.threads.items()}
+        return encode(body)
+
+    @classmethod
+    def revive(cls, live: Mapping[str, Json], account: tuple[dict[str, int], dict[str, int], dict[str, int]]) -> RunState:
+        """The state that `live` was made of. `account` is (ceiling, spent, held). Cells are filled in by the caller."""
+        values = {name: value for name, value in live.items() if name != "threads"}
+        threads = {name: Conversation(head, ranges) for name, (head, ranges) in live.get("threads", {}).items()}
+        ceiling, spent, held = account
+        return cls(**values, threads=threads, ceiling=ceiling, spent=spent, held=held)
+
+
+_NOT_LIVE = {"ceiling", "spent", "held", "threads", "cells", "moved"}
+
+
+def _live_columns() -> Iterator[tuple[str, Any]]:
+    fresh = RunState()
+    for name in RunState.__dataclass_fields__:
+        if name not in _NOT_LIVE:
+            yield name, getattr(fresh, name)
+
+
+_LIVE = list(_live_columns())
+
+
+# -- what each event changes ----------------------------------------------------------------------------------------------
+
+
+def _run_started(run: RunState, seq: int, event: e.RunStarted) -> None:
+    run.state, run.content = event.state, event.content
+    run.mode, run.warn_at, run.on_warn, run.reserve = event.mode, event.warn_at, event.on_warn, event.wrap_up
+    run.ceiling = {name: event.ceiling[name] for name in DIMENSIONS}
+    run.turn_seq = seq
+    for name in event.record:
+        run._point("set", name, seq, ("record", name), "user", count=None)
+
+
+def _model_called(run: RunState, seq: int, event: e.ModelCalled) -> None:
+    _effect_begun(run, seq, event.effect, event.attempt, event.model, "repeat", event.hold_tokens, event.hold_nanousd)
+    if event.thread is None:
+        return
+    thread = run.threads.get(event.thread)
+    if thread is None:
+        run.threads[event.thread] = Conversation(seq, [[seq, 0]])
+        return
+    if event.window is not None:
+        thread.ranges = [[max(first, event.window), last] for first, last in thread.ranges if not last or last >= event.window]
+    if not thread.ranges or thread.ranges[-1][1]:
+        thread.ranges.append([seq, 0])
+
+
+def _tool_called(run: RunState, seq: int, event: e.ToolCalled) -> None:
+    _effect_begun(run, seq, event.effect, event.attempt, event.tool, event.way, 0, event.hold_nanousd)
+
+
+def _effect_begun(
+    run: RunState, seq: int, effect: int, attempt: int, name: str, way: str, tokens: int, nanousd: int
+) -> None:
+    run.effects = max(run.effects, effect)
+    run.open[str(effect)] = [attempt, name, way, tokens, nanousd, seq]
+    run.spent["calls"] += 1
+    run.held["tokens"] += tokens
+    run.held["nanousd"] += nanousd
+
+
+def _model_replied(run: RunState, seq: int, event: e.ModelReplied) -> None:
+    run._settle(event.effect, event.tokens_in + event.tokens_out, event.nanousd)
+
+
+def _tool_returned(run: RunState, seq: int, event: e.ToolReturned) -> None:
+    run._settle(event.effect, 0, event.nanousd)
+
+
+def _attempt_failed(run: RunState, seq: int, event: e.AttemptFailed) -> None:
+    entry = run._settle(event.effect, event.tokens, event.nanousd)
+    if event.doubt and entry is not None:
+        run.doubts[str(event.effect)] = entry
+
+
+def _doubt_cleared(run: RunState, seq: int, event: e.DoubtCleared) -> None:
+    run.doubts.pop(str(event.effect), None)
+
+
+def _evidence_recorded(run: RunState, seq: int, event: e.EvidenceRecorded) -> None:
+    run.spent["tokens"] += event.tokens
+    run.spent["nanousd"] += event.nanousd
+
+
+def _transitioned(run: RunState, seq: int, event: e.Transitioned) -> None:
+    for index, change in enumerate(event.changes):
+        run._change(seq, index, change, event.origin)
+    run.visits[event.state] = run.visits.get(event.state, 0) + 1
+    run.spent["turns"] += 1 if event.counts else 0
+    if event.print is not None:
+        before = run.prints.get(event.state)
+        again = before[1] + 1 if before and before[0] == event.print else 1
+        run.prints[event.state] = [event.print, again]
+    run.wrapping = run.wrapping or event.outcome in ("limit_reached", "budget_spent")
+    if event.to != event.state:
+        _leave_conversations(run, seq, event.state)
+    run.state = event.to
+    run.reason = event.outcome
+    run._end_turn(seq)
+    if event.status is not None:
+        run.status = event.status
+        run.waiting.clear()
+
+
+def _leave_conversations(run: RunState, seq: int, state: str) -> None:
+    run.threads.pop(f"@{state}", None)
+    for thread in run.threads.values():
+        if thread.ranges and not thread.ranges[-1][1]:
+            thread.ranges[-1][1] = seq
+
+
+def _wait_opened(run: RunState, seq: int, event: e.WaitOpened) -> None:
+    run.waits = event.wait
+    run.waiting[str(event.wait)] = [event.kind, event.why, seq, event.due, event.signal, event.effect]
+    run.reason = event.outcome or event.why
+
+
+def _wait_ended(run: RunState, seq: int, event: e.WaitEnded) -> None:
+    entry = run.waiting.pop(str(event.wait), None)
+    if entry is not None and event.how == "signal":
+        run.signals[entry[4]].pop(0)
+
+
+def _warned(run: RunState, seq: int, event: e.Warned) -> None:
+    run.warned[event.dimension] = event.ceiling
+
+
+def _overrun(run: RunState, seq: int, event: e.Overrun) -> None:
+    run.overrun = True
+
+
+def _extended(run: RunState, seq: int, event: e.Extended) -> None:
+    for name, more in event.more.items():
+        run.ceiling[name] += more
+    run.wrapping = False
+    run.overrun = any(run.spent[name] > run.ceiling[name] for name in ("tokens", "nanousd"))
+
+
+def _paused(run: RunState, seq: int, event: e.Paused) -> None:
+    run.paused, run.reason = True, event.reason or f"paused by {event.by}"
+
+
+def _resumed(run: RunState, seq: int, event: e.Resumed) -> None:
+    run.paused, run.reason, run.takeovers = False, "", 0
+
+
+def _cancelled(run: RunState, seq: int, event: e.Cancelled) -> None:
+    run.status, run.reason, run.paused = "cancelled", event.reason or f"cancelled by {event.by}", False
+    run.waiting.clear()
+
+
+def _signal_arrived(run: RunState, seq: int, event: e.SignalArrived) -> None:
+    run.signals.setdefault(event.name, []).append(seq)
+
+
+def _taken_over(run: RunState, seq: int, event: e.TakenOver) -> None:
+    run.takeovers += 1
+
+
+def _content_changed(run: RunState, seq: int, event: e.ContentChanged) -> None:
+    run.content = event.content
+
+
+_APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
+    e.RunStarted: _run_started,
+    e.ModelCalled: _model_called,
+    e.ModelReplied: _model_replied,
+    e.ToolCalled: _tool_called,
+    e.ToolReturned: _tool_returned,
+    e.AttemptFailed: _attempt_failed,
+    e.DoubtCleared: _doubt_cleared,
+    e.EvidenceRecorded: _evidence_recorded,
+    e.Transitioned: _transitioned,
+    e.WaitOpened: _wait_opened,
+    e.WaitEnded: _wait_ended,
+    e.Warned: _warned,
+    e.Overrun: _overrun,
+    e.Extended: _extended,
+    e.Paused: _paused,
+    e.Resumed: _resumed,
+    e.Cancelled: _cancelled,
+    e.SignalArrived: _signal_arrived,
+    e.TakenOver: _taken_over,
+    e.ContentChanged: _content_changed,
+}
+
+
+def fold(history: list[Event]) -> RunState:
+    """The state after these events, the first being event 1."""
+    run = RunState()
+    for seq, event in enumerate(history, start=1):
+        run.apply(seq, event)
+    return run
+
+
+# -- the record ---------------------------------------------------------------------------------------------------------
+
+
+def record_of(cells: Mapping[str, list[Pointer]], value_at: Callable[[int, tuple[str | int, ...]], Json]) -> dict[str, Json]:
+    """The record's values by field, from its cells and a way to read the log."""
+    return {name: value_of(pointers, value_at) for name, pointers in cells.items()}
+
+
+def value_of(pointers: list[Pointer], value_at: Callable[[int, tuple[str | int, ...]], Json]) -> Json:
+    """One field's value: its whole value, then the items appended to it."""
+    first = pointers[0]
+    if first.item >= 0:
+        return [value_at(p.seq, p.path) for p in pointers]
+    whole = value_at(first.seq, first.path)
+    return [*whole, *(value_at(p.seq, p.path) for p in pointers[1:])] if len(pointers) > 1 else whole
+
+
+def walk(body: Json, path: tuple[str | int, ...]) -> Json:
+    """The value inside a stored event at `path`."""
+    for step in path:
+        body = body[step]
+    return body

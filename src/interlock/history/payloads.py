@@ -1,0 +1,62 @@
+"""Payloads: values over 32 KiB leave the event and are stored once, by content. In their place stands a reference.
+
+A reference is the object {"$payload": "<sha256 hex>"}. A value that happens to look like one is stored as a payload
+itself, so a reference in a stored event is always ours. Knows no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from interlock.canonical import Json, decode, encode, sha256
+
+INLINE_BYTES_MAX = 32 * 1024
+_KEY = "$payload"
+_MARK = b'"$payload"'
+
+
+def split(body: dict[str, Json]) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+    """The bytes of an event body, and the payloads (digest, bytes) that were taken out of it."""
+    whole = encode(body)
+    if len(whole) <= INLINE_BYTES_MAX and _MARK not in whole:
+        return whole, ()
+    taken: dict[bytes, bytes] = {}
+    return encode({name: _shrink(value, taken) for name, value in body.items()}), tuple(taken.items())
+
+
+def _shrink(value: Json, taken: dict[bytes, bytes]) -> Json:
+    """Replace the outermost values that are too large on their own, deepest first so that small neighbours stay."""
+    if isinstance(value, dict):
+        if set(value) == {_KEY}:
+            return _reference(encode(value), taken)
+        value = {name: _shrink(part, taken) for name, part in value.items()}
+    elif isinstance(value, list | tuple):
+        value = [_shrink(part, taken) for part in value]
+    elif not isinstance(value, str) or len(value) * 6 <= INLINE_BYTES_MAX:
+        return value  # even if every character needs an escape, it is small
+    body = encode(value)
+    return _reference(body, taken) if len(body) > INLINE_BYTES_MAX else value
+
+
+def _reference(body: bytes, taken: dict[bytes, bytes]) -> Json:
+    digest = sha256(body)
+    taken[digest] = body
+    return {_KEY: digest.hex()}
+
+
+def join(stored: bytes, fetch: Callable[[bytes], bytes]) -> Json:
+    """The value of stored bytes with every reference replaced by what `fetch` returns for its digest."""
+    value = decode(stored)
+    return _grow(value, fetch) if _MARK in stored else value
+
+
+def _grow(value: Json, fetch: Callable[[bytes], bytes]) -> Json:
+    if isinstance(value, dict):
+        if set(value) == {_KEY}:
+            stored = fetch(bytes.fromhex(value[_KEY]))
+            inner = decode(stored)
+            return inner if isinstance(inner, dict) and set(inner) == {_KEY} else _grow(inner, fetch)
+        return {name: _grow(part, fetch) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_grow(part, fetch) for part in value]
+    return value

@@ -1,0 +1,101 @@
+"""Accounts: pure arithmetic of ceilings, holds and settlements. Knows no store, no clock, no model.
+
+Before an attempt its worst case is held; when it ends the hold goes and what it cost is spent. An attempt starts only
+if spent + held + its worst case stays within the ceiling, less what is reserved for wrapping up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from interlock.history.fold import RunState
+from interlock.machine.limits import Price
+
+MONEY = ("tokens", "nanousd")
+
+OUTPUT_TOKENS_MIN = 16
+"""An answer shorter than this is of no use to anyone; rather than clamp below it, a call is refused."""
+
+
+class Admission(StrEnum):
+    """May an attempt start?"""
+
+    FITS = "fits"
+    HELD = "held"  # it would fit once attempts under way have settled: wait
+    SPENT = "spent"  # the money or tokens are gone: `budget_spent`
+    CALLS = "calls"  # the calls are used up: `limit_reached`
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What is set aside for one attempt, and the output bound that was paid for."""
+
+    tokens: int
+    nanousd: int
+    max_tokens: int = 0
+
+
+def usable(run: RunState, dimension: str) -> int:
+    """The part of a ceiling that may be used now: all of it when wrapping up, else less the reserve."""
+    ceiling = run.ceiling[dimension]
+    return ceiling if run.wrapping else ceiling - int(ceiling * run.reserve)
+
+
+def left(run: RunState, dimension: str) -> int:
+    return usable(run, dimension) - run.spent[dimension] - run.held[dimension]
+
+
+def hold_for_model(run: RunState, input_bound: int, max_tokens: int, price: Price) -> Hold | Admission:
+    """The hold of one model attempt, its output clamped to what the account affords, or why it may not start.
+
+    Clamping happens only when nothing else is held: what is under way may well settle for less.
+    """
+    if left(run, "calls") < 1:
+        return Admission.CALLS
+    if run.overrun:
+        return Admission.SPENT
+    busy = any(run.held[dimension] for dimension in MONEY)
+    output = _output_that_fits(run, input_bound, max_tokens, price)
+    if output >= max_tokens or (output >= OUTPUT_TOKENS_MIN and not busy):
+        output = min(output, max_tokens)
+        return Hold(input_bound + output, price.cost(input_bound, output), output)
+    return Admission.HELD if busy else Admission.SPENT
+
+
+def _output_that_fits(run: RunState, input_bound: int, max_tokens: int, price: Price) -> int:
+    by_tokens = left(run, "tokens") - input_bound
+    if by_tokens <= 0 or price.cost(input_bound, 0) > left(run, "nanousd"):
+        return 0
+    output = min(by_tokens, max_tokens)
+    if price.output and price.cost(input_bound, output) > left(run, "nanousd"):
+        output = (left(run, "nanousd") * 1_000_000 - input_bound * price.input) // price.output
+    return output
+
+
+def hold_for_tool(run: RunState, nanousd: int) -> Hold | Admission:
+    """The hold of one tool attempt, or why it may not start."""
+    if left(run, "calls") < 1:
+        return Admission.CALLS
+    if run.overrun and nanousd:
+        return Admission.SPENT
+    if nanousd <= left(run, "nanousd") or nanousd == 0:
+        return Hold(0, nanousd)
+    return Admission.HELD if run.held["nanousd"] else Admission.SPENT
+
+
+def warnings_due(run: RunState) -> Iterator[tuple[str, int, int]]:
+    """(dimension, spent, ceiling) of what crossed the warning share since it was last said. Once per ceiling."""
+    for dimension in MONEY:
+        ceiling = run.ceiling[dimension]
+        if run.warned.get(dimension) != ceiling and ceiling > 0 and run.spent[dimension] >= run.warn_at * ceiling:
+            yield dimension, run.spent[dimension], ceiling
+
+
+def excess(run: RunState) -> Iterator[tuple[str, int]]:
+    """(dimension, amount) by which spending is above a ceiling."""
+    for dimension in MONEY:
+        over = run.spent[dimension] - run.ceiling[dimension]
+        if over > 0:
+            yield dimension, over

@@ -1,0 +1,305 @@
+-- Every statement the SQLite store runs on its tables, by name. `?1` are parameters, in the order that the code gives them.
+-- Bodies go in and come out as bytes; CAST keeps them readable as text in the file.
+
+-- start_by_id --
+-- The run that an earlier, identical start made.
+SELECT id, number, input_digest FROM run WHERE id = ?1;
+
+-- start_by_key --
+-- The run that already answers to this key.
+SELECT id, number, input_digest FROM run WHERE tenant = ?1 AND machine = ?2 AND key = ?3;
+
+-- open_account --
+-- A run's own account; it draws from no other yet.
+INSERT INTO account (ceiling_turns, ceiling_calls, ceiling_tokens, ceiling_nanousd, ceiling_active_ms,
+                     spent_turns, spent_calls, spent_tokens, spent_nanousd, spent_active_ms,
+                     held_turns, held_calls, held_tokens, held_nanousd, held_active_ms)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15);
+
+-- start_run --
+-- A new run.  (new) -> the status it starts in, mostly ready
+INSERT INTO run (id, tenant, machine, shape, content, key, input_digest, status, reason, state, turn, seq, head, turn_seq,
+                 wake_at, deadline_at, account, commit_id, created_at, changed_at, live)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, x'', ?18, ?18, CAST(?19 AS TEXT));
+
+-- run_for_commit --
+-- What a commit is compared with.
+SELECT worker, fence, seq, commit_id, status, wake_at, mail, account FROM run WHERE number = ?1;
+
+-- commit_run --
+-- After a commit that moves nothing a claim looks at: the indexes stay as they are.  running -> running
+UPDATE run SET reason = ?2, state = ?3, turn = ?4, seq = ?5, head = ?6, turn_seq = ?7, content = ?8, deadline_at = ?9,
+               commit_id = ?10, changed_at = ?11, live = CAST(?12 AS TEXT)
+WHERE number = ?1;
+
+-- commit_run_and_move --
+-- After any other commit.  running -> running, ready, waiting, paused or an end
+UPDATE run SET reason = ?2, state = ?3, turn = ?4, seq = ?5, head = ?6, turn_seq = ?7, content = ?8, deadline_at = ?9,
+               commit_id = ?10, changed_at = ?11, live = CAST(?12 AS TEXT),
+               status = ?13, wake_at = ?14, worker = ?15,
+               mail = EXISTS (SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL)
+WHERE number = ?1
+RETURNING mail;
+
+-- settle_account --
+-- An account after a commit.
+UPDATE account SET ceiling_turns = ?2, ceiling_calls = ?3, ceiling_tokens = ?4, ceiling_nanousd = ?5,
+                   ceiling_active_ms = ?6, spent_turns = ?7, spent_calls = ?8, spent_tokens = ?9, spent_nanousd = ?10,
+                   spent_active_ms = ?11, held_turns = ?12, held_calls = ?13, held_tokens = ?14, held_nanousd = ?15,
+                   held_active_ms = ?16
+WHERE number = ?1;
+
+-- append_event --
+-- One more fact at the end of a run's log.
+INSERT INTO event (run, seq, body, hash) VALUES (?1, ?2, CAST(?3 AS TEXT), ?4);
+
+-- drop_cells --
+-- A field gets a new whole value: its earlier cells go.
+DELETE FROM cell WHERE run = ?1 AND field = ?2;
+
+-- put_cell --
+-- Where a value of the record stands.
+INSERT INTO cell (run, field, item, seq, path, origin) VALUES (?1, ?2, ?3, ?4, ?5, ?6);
+
+-- keep_payload --
+-- A large value, once.
+INSERT INTO payload (digest, body) VALUES (?1, ?2) ON CONFLICT (digest) DO NOTHING;
+
+-- open_wait --
+-- A durable wait.  (new) -> open
+INSERT INTO wait (run, number, kind, why, seq, of, signal, due, opened_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9);
+
+-- wait_for_closing --
+-- How a wait stands.
+SELECT closed, due FROM wait WHERE run = ?1 AND number = ?2;
+
+-- close_wait --
+-- Who comes first closes it.  open -> decision, signal, timer or cancel
+UPDATE wait SET closed = ?3, closed_at = ?4 WHERE run = ?1 AND number = ?2 AND closed = '';
+
+-- halt_unread --
+-- Does a pause or cancel lie unread? Then no effect may start.
+SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND kind IN ('pause', 'cancel') LIMIT 1;
+
+-- take_item --
+-- The owner consumed an inbox row.  unread -> taken
+UPDATE inbox SET taken = ?3 WHERE id = ?1 AND run = ?2 AND taken IS NULL;
+
+-- inbox_owner --
+-- Was this id left before, and for which run?
+SELECT run FROM inbox WHERE id = ?1;
+
+-- run_for_leaving --
+-- What something left for a run needs to know about it.
+SELECT number, status, worker FROM run WHERE id = ?1;
+
+-- leave_item --
+-- Something for the run's owner.  (new) -> unread
+INSERT INTO inbox (id, run, kind, body, left_at) VALUES (?1, ?2, ?3, CAST(?4 AS TEXT), ?5);
+
+-- flag_mail --
+-- The run has something to read; a host may claim it for that.
+UPDATE run SET mail = 1 WHERE number = ?1 AND mail = 0;
+
+-- join_worker --
+-- A process that will claim runs.
+INSERT INTO worker (name, host, pid, joined_at, beat_at) VALUES (?1, ?2, ?3, ?4, ?4);
+
+-- strike_worker --
+-- A worker is gone and holds nothing.
+DELETE FROM worker WHERE number = ?1;
+
+-- strike_all_workers --
+-- The store was restored: whoever was at work worked on another future of it.
+DELETE FROM worker;
+
+-- release_runs --
+-- What a leaving worker held may be claimed again.  running -> ready
+UPDATE run SET worker = NULL, status = CASE status WHEN 'running' THEN 'ready' ELSE status END WHERE worker = ?1;
+
+-- idle_workers --
+-- Workers that hold no run: rows to strike once their process is gone.
+SELECT number FROM worker WHERE NOT EXISTS (SELECT 1 FROM run WHERE run.worker = worker.number);
+
+-- worker_numbers --
+-- Everyone who joined and hasn't left.
+SELECT number FROM worker;
+
+-- beat --
+-- A worker lives.
+UPDATE worker SET beat = beat + 1, beat_at = ?2 WHERE number = ?1;
+
+-- other_beats --
+-- The heartbeats of the other workers that hold runs.
+SELECT number, beat FROM worker
+WHERE number <> ?1 AND EXISTS (SELECT 1 FROM run WHERE run.worker = worker.number);
+
+-- held_with_mail --
+-- Which runs of this worker have something to read?
+SELECT number FROM run WHERE worker = ?1 AND mail = 1;
+
+-- claimable_with_mail --
+-- Free runs with something to read, paused ones included.
+SELECT number FROM run
+WHERE mail = 1 AND worker IS NULL AND status IN ('ready', 'waiting', 'paused')
+  AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
+ORDER BY number LIMIT ?2;
+
+-- claimable_due --
+-- Waiting runs whose time has come, longest due first.
+SELECT number FROM run
+WHERE status = 'waiting' AND wake_at <= ?3 AND worker IS NULL
+  AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
+ORDER BY wake_at LIMIT ?2;
+
+-- claimable_ready --
+-- Ready runs, oldest first.
+SELECT number FROM run
+WHERE status = 'ready' AND worker IS NULL
+  AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
+ORDER BY number LIMIT ?2;
+
+-- held_by --
+-- The open runs of a worker that is permitted to lose them.
+SELECT number FROM run
+WHERE worker = ?3 AND status NOT IN ('completed', 'failed', 'cancelled')
+  AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
+ORDER BY number LIMIT ?2;
+
+-- held_past_deadline --
+-- Runs of other workers whose turn should have ended.
+SELECT number FROM run
+WHERE worker IS NOT NULL AND worker <> ?3 AND deadline_at <= ?4 AND status NOT IN ('completed', 'failed', 'cancelled')
+  AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
+ORDER BY number LIMIT ?2;
+
+-- run_for_claim --
+-- One run, named: how it stands.
+SELECT number, status, worker, wake_at, deadline_at, mail FROM run
+WHERE id = ?2 AND machine || '/' || shape IN (SELECT value FROM json_each(?1));
+
+-- claim_run --
+-- Lease a run and raise its fence.  ready -> running; waiting and paused keep their word until the holder commits
+UPDATE run SET worker = ?2, fence = fence + 1, changed_at = ?3,
+               status = CASE status WHEN 'ready' THEN 'running' ELSE status END
+WHERE number = ?1;
+
+-- beats --
+-- Every worker's heartbeat.
+SELECT number, beat FROM worker;
+
+-- holder --
+-- Who holds this run?
+SELECT worker.name FROM run LEFT JOIN worker ON worker.number = run.worker WHERE run.number = ?1;
+
+-- next_wake --
+-- When the next waiting run of these machines is due.
+SELECT wake_at FROM run
+WHERE status = 'waiting' AND wake_at > ?2 AND worker IS NULL
+  AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
+ORDER BY wake_at LIMIT 1;
+
+-- park_open_runs --
+-- The store was restored: a person releases each run.  ready, running, waiting, paused -> paused
+UPDATE run SET status = 'paused', reason = ?1, fence = fence + 1, worker = NULL, changed_at = ?2
+WHERE status IN ('ready', 'running', 'waiting', 'paused');
+
+-- raise_incarnation --
+-- A new epoch of this file.
+UPDATE store SET incarnation = incarnation + 1;
+
+-- identity --
+-- Which file this is, and how far its log goes.
+SELECT id, incarnation, (SELECT coalesce(max(number), 0) FROM event) FROM store;
+
+-- run_by_number --
+-- A run as it stands.
+SELECT {run} WHERE run.number = ?1;
+
+-- run_by_id --
+-- A run by its whole id.
+SELECT {run} WHERE run.id = ?1;
+
+-- runs_by_prefix --
+-- Runs whose id begins so; two are enough to know that it is ambiguous.
+SELECT {run} WHERE run.id >= ?1 AND run.id < ?1 || char(1114111) LIMIT 2;
+
+-- last_run --
+-- The newest run.
+SELECT {run} ORDER BY run.number DESC LIMIT 1;
+
+-- runs --
+-- Runs, newest first.
+SELECT {run}
+WHERE (?1 IS NULL OR run.machine = ?1)
+  AND (?2 IS NULL OR run.status IN (SELECT value FROM json_each(?2)))
+  AND (?3 IS NULL OR run.changed_at >= ?3)
+ORDER BY run.number DESC LIMIT ?4;
+
+-- cells --
+-- The record of a run, field by field.
+SELECT field, item, seq, path, origin FROM cell WHERE run = ?1 ORDER BY field, item;
+
+-- cell_values --
+-- The bodies that the cells of a run point at.
+SELECT seq, CAST(body AS BLOB) FROM event WHERE run = ?1 AND seq IN (SELECT seq FROM cell WHERE run = ?1);
+
+-- events --
+-- A stretch of a run's log.
+SELECT seq, CAST(body AS BLOB), hash FROM event WHERE run = ?1 AND seq >= ?2 AND seq <= ?3 ORDER BY seq;
+
+-- open_waits --
+-- What a run waits for.
+SELECT {wait} FROM wait WHERE wait.run = ?1 AND wait.closed = '' ORDER BY wait.number;
+
+-- unread --
+-- What lies in a run's inbox, oldest first.
+SELECT id, kind, CAST(body AS BLOB), left_at FROM inbox WHERE run = ?1 AND taken IS NULL ORDER BY number;
+
+-- waits_for_others --
+-- Every open wait for a person or system, oldest first, with its run.
+SELECT {wait}, {run} JOIN wait ON wait.run = run.number
+WHERE wait.closed = '' AND wait.kind IN ('person', 'signal')
+  AND run.status NOT IN ('completed', 'failed', 'cancelled')
+ORDER BY wait.opened_at, wait.rowid;
+
+-- workers --
+-- Everyone who joined and hasn't left.
+SELECT number, name, host, pid, beat, joined_at, beat_at FROM worker ORDER BY number;
+
+-- payload --
+-- A large value by its SHA-256.
+SELECT body FROM payload WHERE digest = ?1;
+
+-- last_event --
+-- How far the log of the whole store goes.
+SELECT coalesce(max(number), 0) FROM event;
+
+-- event_time --
+-- When an event happened: for finding the first one of a stretch of time by halving.
+SELECT body ->> 'at' FROM event WHERE number >= ?1 ORDER BY number LIMIT 1;
+
+-- spent_from --
+-- Money recorded by the events from here on.
+SELECT coalesce(sum(body ->> 'nanousd'), 0) FROM event WHERE number >= ?1 AND body ->> 'at' >= ?2;
+
+-- parked_runs --
+-- How many runs wait to be released after a restore.
+SELECT count(*) FROM run WHERE status = 'paused' AND reason = ?1;
+
+-- held_runs --
+-- How many runs a worker holds.
+SELECT count(*) FROM run WHERE worker = ?1;
+
+-- migrations --
+-- Which schema files were applied.
+SELECT number, checksum FROM migration ORDER BY number;
+
+-- note_migration --
+-- A schema file was applied.
+INSERT INTO migration (number, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?4);
+
+-- name_store --
+-- A new store gets its name.
+INSERT INTO store (one, id, created_at) VALUES (1, ?1, ?2);
