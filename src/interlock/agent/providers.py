@@ -90,19 +90,18 @@ class ProviderModels:
         if url is not None:
             dialect = "anthropic" if provider == "anthropic" else "compatible"
             return Address(dialect, provider, _checked(url, f"{provider}:{model}")), model
-        own_url = self._base_urls.get(provider)
-        if provider in DIALECTS_OF_THEIR_OWN:
-            own_url = own_url or self._environ.get(f"{provider.upper()}_BASE_URL")
-        base_url = _checked(own_url, name) if own_url else None
-        if provider in DIALECTS_OF_THEIR_OWN:
+        if provider in KEYED:
+            own_url = self._base_urls.get(provider) or self._environ.get(f"{provider.upper()}_BASE_URL")
+            base_url = _checked(own_url, name) if own_url else None
             return Address(provider, provider, base_url, self._key(provider, name)), model
-        if provider not in self._base_urls:
-            known = ", ".join(sorted({*DIALECTS_OF_THEIR_OWN, *self._base_urls}))
-            raise UnknownModel(
-                f"{name!r}: no provider is called {provider!r} (there are: {known}). "
-                f'Say where it is: "openai:{model}@http://..." or base_urls={{"{provider}": "http://..."}}'
-            )
-        return Address("compatible", provider, base_url, self._environ.get(_key_name(provider), "")), model
+        if provider in self._base_urls:
+            base_url = _checked(self._base_urls[provider], name)
+            return Address("compatible", provider, base_url, self._environ.get(_key_name(provider), "")), model
+        known = ", ".join(sorted({*KEYED, *self._base_urls}))
+        raise UnknownModel(
+            f"{name!r}: no provider is called {provider!r} (there are: {known}). "
+            f'Say where it is: "openai:{model}@http://..." or base_urls={{"{provider}": "http://..."}}'
+        )
 
     def _key(self, provider: str, name: str) -> str:
         key = self._environ.get(_key_name(provider), "").strip()
@@ -164,7 +163,7 @@ class ProviderModel:
             response = await model_request(
                 model,
                 _messages(request.messages),
-                model_settings=_settings(request),
+                model_settings=_settings(request, model),
                 model_request_parameters=_parameters(request),
             )
             return _reply(request, response)
@@ -174,7 +173,7 @@ class ProviderModel:
         raise failure
 
 
-def _settings(request: ModelRequest) -> ModelSettings:
+def _settings(request: ModelRequest, model: PydanticModel) -> ModelSettings:
     settings: ModelSettings = {
         "max_retries": 0,
         "max_tokens": request.max_tokens,
@@ -183,6 +182,8 @@ def _settings(request: ModelRequest) -> ModelSettings:
     }
     if request.offers:
         settings["parallel_tool_calls"] = True
+    if request.must_choose and request.offers and model.profile.get("supports_forced_tool_choice", True):
+        settings["tool_choice"] = "required"
     return settings
 
 
@@ -196,8 +197,6 @@ def _parameters(request: ModelRequest) -> ModelRequestParameters:
             ToolDefinition(name=offer.name, description=offer.description, parameters_json_schema=dict(offer.schema))
             for offer in request.offers
         ],
-        # Said this way, a choice is required of models that can be forced and asked of the others.
-        allow_text_output=not (request.must_choose and request.offers),
         instruction_parts=[InstructionPart(content=request.instructions)] if request.instructions else None,
     )
 
@@ -303,7 +302,7 @@ def _anthropic(name: str, address: Address, http: httpx2.AsyncClient) -> Pydanti
 
 
 DIALECTS: Mapping[str, Dialect] = {"openai": _openai, "anthropic": _anthropic, "compatible": _compatible}
-DIALECTS_OF_THEIR_OWN = frozenset({"openai", "anthropic"})
+KEYED = frozenset({"openai", "anthropic"})  # known without an address, never without a key
 
 
 def _http_client(address: Address) -> httpx2.AsyncClient:

@@ -52,12 +52,15 @@ class Desk:
         self.journal = Journal(run.journal)
         self.stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self.parking = False
+        self.closed = False
         self._under_way = 0
         self._settlement: list[asyncio.Future[None]] = []
         self._sleeps: dict[str, int] = {}
 
     def add(self, event: Event) -> int:
         """Take in one fact, for the run and for this turn's journal."""
+        if self.closed:  # a task that a handler left behind: its turn is over
+            raise asyncio.CancelledError
         seq = self.run.add(event)
         self.journal.take_in(seq, event)
         return seq
@@ -85,6 +88,10 @@ class Desk:
         """Wait to be cancelled, whatever tries to keep us."""
         while True:
             await asyncio.get_running_loop().create_future()
+
+    def close(self) -> None:
+        """This entry is over; whatever still runs on it changes nothing any more."""
+        self.closed = True
 
     def _end(self, stop: Stop) -> None:
         if not self.stop.done():
@@ -168,7 +175,7 @@ class Desk:
         if recorded is not None:
             return recorded.value
         await self.replayed()
-        self.run.add(ValueNoted(digest=digest, kind=kind, value=value))
+        self.add(ValueNoted(digest=digest, kind=kind, value=value))
         return value
 
     async def sleep(self, seconds: float, digest: str) -> None:
@@ -187,7 +194,7 @@ class Desk:
     async def _sleep_anew(self, seconds: float, digest: str) -> None:
         if seconds <= self.world.timing.park_after:
             await asyncio.sleep(seconds)
-            self.run.add(ValueNoted(digest=digest, kind="sleep"))
+            self.add(ValueNoted(digest=digest, kind="sleep"))
             return
         due = self.run.now + int(seconds * 1000)
         self.open_wait(WaitOpened(wait=0, kind="time", why="sleep", state="", digest=digest, due=due))

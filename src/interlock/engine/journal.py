@@ -53,12 +53,14 @@ class Journal:
     def __init__(self, events: Iterable[tuple[int, Event]]) -> None:
         self.entries: dict[int, Entry] = {}
         self._by_digest: dict[str, list[Entry]] = {}
+        self._replaying = True
         self._notes: dict[str, list[ValueNoted]] = {}
         self._asked: dict[str, int] = {}
         self._unasked = 0
         self.waits: dict[int, tuple[WaitOpened, int, WaitEnded | None]] = {}
         for seq, event in events:
             self.take_in(seq, event)
+        self._replaying = False
 
     def take_in(self, seq: int, event: Event) -> None:
         match event:
@@ -75,7 +77,7 @@ class Journal:
                 self.entries[event.effect].refused = True
             case ValueNoted():
                 self._notes.setdefault(event.digest, []).append(event)
-                self._unasked += 1
+                self._unasked += self._replaying
             case WaitOpened():
                 self.waits[event.wait] = (event, seq, None)
             case WaitEnded() if event.wait in self.waits:
@@ -92,7 +94,7 @@ class Journal:
         if entry is None:
             entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at)
             self._by_digest.setdefault(event.digest, []).append(entry)
-            self._unasked += 1
+            self._unasked += self._replaying  # what is added later was asked for when it was added
         entry.intent, entry.seq, entry.failure, entry.cleared = event, seq, None, None
 
     def ask(self, digest: str) -> Entry | None:

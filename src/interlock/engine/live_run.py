@@ -84,7 +84,7 @@ class LiveRun:
         self.worker = lease.worker
         self.fence = lease.fence
         self._load(lease.snapshot)
-        self._clock_ms = world.clock.monotonic()
+        self._accounted_at = world.clock.monotonic()
         self._timer: asyncio.Handle | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._in_flight: Commit | None = None
@@ -157,9 +157,13 @@ class LiveRun:
 
     def _active_ms(self) -> int:
         now = self.world.clock.monotonic()
-        ms = int((now - self._clock_ms) * 1000)
-        self._clock_ms += ms / 1000
+        ms = int((now - self._accounted_at) * 1000)
+        self._accounted_at += ms / 1000
         return ms
+
+    def since_last_event_ms(self) -> int:
+        """Active milliseconds that no event has accounted for yet."""
+        return int((self.world.clock.monotonic() - self._accounted_at) * 1000)
 
     def _follow(self, seq: int, event: Event) -> None:
         """What an event changes beside the folded state: waits, inbox, journal."""

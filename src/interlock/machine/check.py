@@ -8,7 +8,7 @@ from typing import Any
 
 from interlock.errors import Finding
 from interlock.machine.definition import Definition
-from interlock.machine.rules import dependencies, fields, handlers, moves, names, offers, tools
+from interlock.machine.rules import dependencies, fields, handlers, moves, names, offers, tools, wrap_up
 from interlock.machine.rules.remark import Remark, Rule
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -46,6 +46,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     }
 )
 
+AFTERWARDS: Mapping[str, Rule] = MappingProxyType({"wrap_up": wrap_up.wrap_up})
+"""Rules that compute with the machine, so they are asked only when it has no other error."""
+
 
 def errors_of(machine: Definition[Any, Any]) -> list[Finding]:
     """Why the machine can't exist: every error at once, in the order of the file."""
@@ -54,8 +57,14 @@ def errors_of(machine: Definition[Any, Any]) -> list[Finding]:
 
 def findings_of(machine: Definition[Any, Any]) -> list[Finding]:
     """Every error and warning, in the order of the file."""
-    found = [_finding(name, remark) for name, rule in RULES.items() for remark in rule(machine)]
+    found = _ask(RULES, machine)
+    if all(finding.severity != "error" for finding in found):
+        found += _ask(AFTERWARDS, machine)
     return sorted(dict.fromkeys(found), key=lambda finding: (finding.file, finding.line))
+
+
+def _ask(rules: Mapping[str, Rule], machine: Definition[Any, Any]) -> list[Finding]:
+    return [_finding(name, remark) for name, rule in rules.items() for remark in rule(machine)]
 
 
 def _finding(rule: str, remark: Remark) -> Finding:

@@ -8,7 +8,7 @@ never takes a run from itself, except one that it names and whose deadline has p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apsw
@@ -24,8 +24,8 @@ _FREE = {"ready", "waiting", "paused"}
 class Claims:
     """Everything about `Claim`."""
 
-    def __init__(self, db: apsw.Connection, locks: WorkerLocks, reads: Reads) -> None:
-        self._run = db.execute
+    def __init__(self, run: Callable[..., apsw.Cursor], locks: WorkerLocks, reads: Reads) -> None:
+        self._run = run
         self._locks = locks
         self._reads = reads
         self._sql = queries()

@@ -36,7 +36,6 @@ from interlock.store.sqlite.faults import explain
 from interlock.store.sqlite.findings import findings
 from interlock.store.sqlite.locks import FileLocks, NoLocks, NoWriterLock, WorkerLocks, WriterLock
 from interlock.store.sqlite.opening import Durability
-from interlock.store.sqlite.queries import queries
 from interlock.store.sqlite.reads import Reads
 from interlock.store.sqlite.writes import Writes
 
@@ -119,25 +118,18 @@ class SqliteStore:
         return [answer for write in batch for answer in self._together([write])]
 
     def _transaction(self, batch: Sequence[Write]) -> list[Answer]:
-        with self._transacting():
-            self._writes.open()
-            answers = [self._writes.carry_out(write) for write in batch]
-            self._writes.end()
-        return answers
+        with self._transacting() as writes:
+            return [writes.carry_out(write) for write in batch]
 
     @contextlib.contextmanager
-    def _transacting(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _transacting(self) -> Iterator[Writes]:
         try:
-            yield
-            self._db.execute("COMMIT")
+            self._writes.begin()
+            yield self._writes
+            self._writes.commit()
         except BaseException:
-            # A failed COMMIT may or may not have ended the transaction.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._locks.undo()
+            self._writes.undo()
             raise
-        self._locks.settle()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -250,12 +242,8 @@ class SqliteStore:
                 self._begin_epoch()
 
     def _begin_epoch(self) -> int:
-        sql = queries()
-        with self._transacting():
-            self._db.execute(sql["raise_incarnation"])
-            self._db.execute(sql["strike_all_workers"])
-            self._db.execute(sql["park_open_runs"], (RESTORED, self._clock.now_ms()))
-            parked = self._db.changes()
+        with self._transacting() as writes:
+            parked = writes.begin_epoch(RESTORED, self._clock.now_ms())
         self._mark()
         return parked
 

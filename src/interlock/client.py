@@ -1,0 +1,449 @@
+"""Client: start, await, read, answer: the same verbs as the command line. Never runs a turn; a `Worker` does.
+
+What others say to a run lies in its inbox until a host takes the run; a client returns when it is durable there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import jsonschema
+from pydantic import BaseModel
+
+from interlock.agent.model import Model, Models
+from interlock.agent.scripted import ScriptedModels
+from interlock.bootstrap import Threads, open_world
+from interlock.canonical import Json, fingerprint
+from interlock.engine.live_run import account_of, cell_of
+from interlock.engine.record import dump_record
+from interlock.engine.timing import Timing
+from interlock.engine.world import World
+from interlock.errors import BadInput, KeyTaken, UnknownRun, WaitClosed
+from interlock.history import chain, payloads
+from interlock.history.events import Event, RunStarted, to_json
+from interlock.history.fold import FINAL, RunState
+from interlock.machine.definition import Definition
+from interlock.machine.limits import DIMENSIONS, Amounts, Price, nanousd
+from interlock.machine.table import AnyMachine, Machine
+from interlock.machine.worst_case import ceiling_of
+from interlock.reading import Broken, OpenWait, RunView, open_wait, read_events, read_run, verify_run
+from interlock.store.protocol import (
+    Answer,
+    Failed,
+    InboxItem,
+    Leave,
+    Left,
+    Over,
+    RowChange,
+    RunFilter,
+    Shut,
+    Start,
+    Started,
+    Store,
+    StoredEvent,
+    Taken,
+)
+from interlock.worker import Worker
+
+R = TypeVar("R", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[R]):
+    """How a run stands: `status` (completed, failed, cancelled, or waiting, paused), its state and its record."""
+
+    id: str
+    status: str
+    reason: str
+    state: str
+    record: R
+    spent: Amounts
+    waits: tuple[OpenWait, ...]
+
+
+def _as_models(given: Models | Model | None) -> Models | None:
+    """A single model answers for every name."""
+    if given is None or hasattr(given, "find"):
+        return given
+    return ScriptedModels(given)
+
+
+def login_name() -> str:
+    """Who acts when nobody is named."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+class Client:
+    """A way to the runs of one store.
+
+    store   URL (`sqlite:///file.db`), default `INTERLOCK_STORE`, else `sqlite:///interlock.db`; or an open store
+    models  where models are found, default the real providers; a single model answers for every name
+    model   the name of a model that replaces every one that machines name
+    prices  what models cost, over the built-in list
+    An async context manager. Raises `StoreError` when the store can't be opened.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | None = None,
+        *,
+        models: Models | Model | None = None,
+        model: str | None = None,
+        prices: Mapping[str, Price] | None = None,
+        timing: Timing | None = None,
+        world: World | None = None,
+    ) -> None:
+        found: Models | None = _as_models(models)
+        self._world = world or open_world(store, models=found, model=model, prices=prices, timing=timing)
+        self._owns_world = world is None
+        self.listeners: list[Callable[[], None]] = []  # told when there may be work: an embedded worker
+        self.changed: list[Callable[[], None]] = []  # told by an embedded worker when it gave a run back
+
+    @property
+    def world(self) -> World:
+        return self._world
+
+    @property
+    def store(self) -> Store:
+        return self._world.store
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is queued and close the store."""
+        if not self._owns_world:
+            return
+        self._world.committer.close()
+        if isinstance(self._world.offload, Threads):
+            self._world.offload.close()
+        self._world.store.close()
+
+    # -- starting ---------------------------------------------------------------------------------------------------
+
+    async def start(
+        self, machine: Machine[R, Any], record: R | Mapping[str, Any], *, key: str | None = None, by: str | None = None
+    ) -> RunHandle[R]:
+        """Add a run; a worker will take it. With a `key`, the same key and record answer the run that exists.
+
+        Durable when this returns. Raises `BadInput` for a record that doesn't fit, `KeyTaken` for the same key with
+        another record, `UnknownPrice`.
+        """
+        values = dump_record(machine.record, record)
+        write = self._birth(machine, values, key, by or login_name())
+        answer = await self._submit(write)
+        if isinstance(answer, Taken):
+            raise KeyTaken(f"key {key!r} belongs to run {answer.id}, which was started with another record")
+        assert isinstance(answer, Started)
+        self._tell_workers()
+        return RunHandle(self, answer.id, machine, new=answer.new)
+
+    def _birth(self, machine: AnyMachine, values: dict[str, Json], key: str | None, by: str) -> Start:
+        world, limits = self._world, machine.limits
+        run_id = f"{world.chance.getrandbits(64):016x}"
+        now = world.clock.now_ms()
+        event = RunStarted(
+            at=now,
+            turn=1,
+            machine=machine.name,
+            shape=machine.shape,
+            content=machine.content,
+            state=machine.start,
+            record=values,
+            ceiling=self.ceiling_of(machine).as_dict(),
+            mode=limits.mode,
+            warn_at=float(limits.warn_at),
+            on_warn=limits.on_warn,
+            wrap_up=float(limits.wrap_up),
+            key=key,
+            by=by,
+        )
+        body, large = payloads.split(to_json(event))
+        state = RunState()
+        state.apply(1, event)
+        row = RowChange(
+            status=state.status,
+            reason="",
+            state=state.state,
+            turn=1,
+            turn_seq=state.turn_seq,
+            content=machine.content,
+            wake_at=None,
+            deadline_at=None,
+            live=state.live(),
+        )
+        return Start(
+            id=run_id,
+            machine=machine.name,
+            shape=machine.shape,
+            tenant="",
+            key=key,
+            input_digest=fingerprint(values),
+            event=StoredEvent(1, body, chain.link(chain.seed(run_id), body)),
+            row=row,
+            cells=tuple(cell_of(name, pointer) for name, pointer in state.moved),
+            account=account_of(state),
+            payloads=large,
+            at=now,
+        )
+
+    def ceiling_of(self, machine: Definition[Any, Any]) -> Amounts:
+        """What a run of this machine may use: its limits, else its worst case."""
+        world = self._world
+        return ceiling_of(machine, lambda name: world.price_of(world.model or name, machine.prices))
+
+    async def _submit(self, write: Start | Leave) -> Answer:
+        answer = await self._world.committer.submit(write)
+        if isinstance(answer, Failed):
+            raise answer.error
+        return answer
+
+    def _tell_workers(self) -> None:
+        for told in self.listeners:
+            told()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def run(self, run_id: str, machine: Machine[R, Any] | None = None) -> RunHandle[R]:
+        """A run that exists, by id, the beginning of one, or `@last`. Raises `UnknownRun`."""
+        return RunHandle(self, self.store.find(run_id).id, machine)
+
+    def show(self, run_id: str) -> RunView:
+        """A run as it stands. Raises `UnknownRun`."""
+        return read_run(self.store, run_id)
+
+    def runs(self, which: RunFilter = RunFilter()) -> list[RunView]:  # noqa: B008 - frozen, and empty
+        """Runs, newest first."""
+        return [read_run(self.store, row.id) for row in self.store.runs(which)]
+
+    def waiting(self) -> list[OpenWait]:
+        """Everything that waits for a person or a signal, oldest first."""
+        return [open_wait(self.store, row, wait) for row, wait in self.store.waits()]
+
+    def verify(self, run_id: str | None = None) -> list[Broken]:
+        """What is wrong with the log of one run, or of all. Empty: nothing."""
+        rows = [self.store.find(run_id)] if run_id else self.store.runs(RunFilter(limit=2**31))
+        return [found for row in rows if (found := verify_run(self.store, row)) is not None]
+
+    async def events(self, run_id: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[tuple[int, Event]]:
+        """A run's events after number `after`; with `follow`, also those to come, until it ends."""
+        row = self.store.find(run_id)
+        while True:
+            ended = self.store.find(row.id).status in FINAL
+            for seq, event, _ in read_events(self.store, row.number, after + 1):
+                after = seq
+                yield seq, event
+            if not follow or ended:
+                return
+            await self._something_changed()
+
+    async def _something_changed(self) -> None:
+        """Until an embedded worker gave a run back, or the poll time passed."""
+        told = asyncio.Event()
+        self.changed.append(told.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._world.timing.poll):
+                    await told.wait()
+        finally:
+            self.changed.remove(told.set)
+
+    # -- answering --------------------------------------------------------------------------------------------------
+
+    async def resolve(
+        self,
+        run_id: str,
+        outcome: str,
+        fields: Mapping[str, Json] | None = None,
+        *,
+        wait: int | None = None,
+        by: str | None = None,
+        reason: str = "",
+    ) -> Left:
+        """Answer a wait for a person: one of its outcomes, with its fields. Accepted means that this answer won.
+
+        Raises `WaitClosed` when somebody or something was first, `BadInput` for what the form doesn't take.
+        """
+        found = self._wait_of(run_id, wait)
+        form = found.form.get(outcome)
+        if form is None:
+            raise BadInput(f"run {found.run} takes {', '.join(found.form)}, not {outcome!r}")
+        _check_form(outcome, form, dict(fields or {}))
+        body = {"wait": found.number, "outcome": outcome, "fields": dict(fields or {})}
+        return await self._leave(found.run, "decision", body, by, reason, wait=found.number)
+
+    def _wait_of(self, run_id: str, number: int | None) -> OpenWait:
+        view = read_run(self.store, run_id)
+        waits = [w for w in view.waits if w.kind == "person" and number in (None, w.number)]
+        if not waits:
+            raise WaitClosed(f"run {view.id} waits for no person{'' if number is None else f' in wait {number}'}")
+        if len(waits) > 1:
+            raise BadInput(f"run {view.id} has several open waits: name one ({', '.join(str(w.number) for w in waits)})")
+        return waits[0]
+
+    async def clear(
+        self,
+        run_id: str,
+        effect: int,
+        *,
+        happened: bool,
+        result: Json = None,
+        by: str | None = None,
+        reason: str = "",
+    ) -> Left:
+        """Say of an effect in doubt that it happened (with its result) or did not. Raises `WaitClosed`."""
+        view = read_run(self.store, run_id)
+        waits = [wait for wait in view.waits if wait.why == "doubt" and wait.effect == effect]
+        if not waits:
+            raise WaitClosed(f"run {view.id} asks nothing about effect {effect}")
+        outcome, fields = ("happened", {"result": result}) if happened else ("did_not", {})
+        return await self.resolve(view.id, outcome, fields, wait=waits[0].number, by=by, reason=reason)
+
+    async def extend(
+        self,
+        run_id: str,
+        *,
+        usd: float = 0,
+        tokens: int = 0,
+        turns: int = 0,
+        calls: int = 0,
+        seconds: float = 0,
+        by: str | None = None,
+        reason: str = "",
+    ) -> Left:
+        """Raise a run's ceilings; a run that waits because of them goes on from exactly there."""
+        given = Amounts(turns, calls, tokens, nanousd(usd), int(seconds * 1000)).as_dict()
+        more = {name: given[name] for name in DIMENSIONS if given[name]}
+        if not more or any(amount < 0 for amount in more.values()):
+            raise BadInput("say by how much to extend, above 0: usd, tokens, turns, calls or seconds")
+        return await self._leave(run_id, "extend", {"more": more}, by, reason)
+
+    async def signal(
+        self, run_id: str, name: str, fields: Mapping[str, Json] | None = None, *, by: str | None = None, id: str | None = None
+    ) -> Left:
+        """Tell a run something from a system. It is kept until a wait for it takes it; the same `id` counts once."""
+        return await self._leave(run_id, "signal", {"name": name, "fields": dict(fields or {})}, by, "", id=id)
+
+    async def pause(self, run_id: str, *, by: str | None = None, reason: str = "") -> Left:
+        """Start no further effect; what is under way ends and is recorded."""
+        return await self._leave(run_id, "pause", {}, by, reason)
+
+    async def resume(self, run_id: str, *, by: str | None = None, reason: str = "") -> Left:
+        """Let a paused run go on; also releases one that a restored store parked."""
+        return await self._leave(run_id, "resume", {}, by, reason)
+
+    async def cancel(self, run_id: str, *, by: str | None = None, reason: str = "") -> Left:
+        """End a run as cancelled."""
+        return await self._leave(run_id, "cancel", {}, by, reason)
+
+    async def _leave(
+        self,
+        run_id: str,
+        kind: str,
+        body: dict[str, Json],
+        by: str | None,
+        reason: str,
+        *,
+        wait: int | None = None,
+        id: str | None = None,
+    ) -> Left:
+        run = self.store.find(run_id).id
+        now = self._world.clock.now_ms()
+        item_id = f"{run}/{kind}/{id}" if id else f"{self._world.chance.getrandbits(128):032x}"
+        item = InboxItem(item_id, kind, {**body, "by": by or login_name(), "reason": reason}, now)
+        answer = await self._submit(Leave(run, item, now, wait, "decision" if wait is not None else ""))
+        if isinstance(answer, Shut):
+            raise WaitClosed(f"run {run}: the wait was closed first ({answer.how})")
+        if isinstance(answer, Over):
+            raise WaitClosed(f"run {run} has ended ({answer.status})")
+        assert isinstance(answer, Left)
+        self._tell_workers()
+        return answer
+
+
+def _check_form(outcome: str, form: Json, fields: dict[str, Json]) -> None:
+    """Raises `BadInput` for the first field that the form's schema refuses."""
+    schema = form or {"type": "object", "additionalProperties": False}
+    if "properties" not in schema and schema.get("type") != "object":
+        schema = {"type": "object", "properties": form, "additionalProperties": False}
+    for wrong in jsonschema.Draft202012Validator(schema).iter_errors(fields):
+        where = ".".join(str(part) for part in wrong.absolute_path)
+        raise BadInput(f"{outcome}: {where + ': ' if where else ''}{wrong.message}")
+
+
+class RunHandle(Generic[R]):
+    """One run, by its id."""
+
+    def __init__(self, client: Client, run_id: str, machine: Machine[R, Any] | None, *, new: bool = False) -> None:
+        self.client = client
+        self.id = run_id
+        self.machine = machine
+        self.new = new
+
+    def show(self) -> RunView:
+        return read_run(self.client.store, self.id)
+
+    async def result(self, *, until_waiting: bool = False) -> Result[R]:
+        """Wait until the run has ended (or, with `until_waiting`, until it waits for a person or is paused)."""
+        while True:
+            view = self.show()
+            halted = view.status == "paused" or any(wait.kind != "time" for wait in view.waits)
+            if view.ended or (until_waiting and halted and not view.row.mail and view.status != "running"):
+                return self.result_of(view)
+            await self.client._something_changed()
+
+    def result_of(self, view: RunView) -> Result[R]:
+        if self.machine is None:
+            raise UnknownRun(f"run {self.id}: pass its machine to client.run() for a typed record")
+        record = self.machine.record.model_validate(view.record)
+        return Result(
+            view.id, view.status, view.row.reason, view.row.state, record, view.spent, view.waits
+        )
+
+    def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[tuple[int, Event]]:
+        """See `Client.events`."""
+        return self.client.events(self.id, after=after, follow=follow)
+
+
+def run(
+    machine: Machine[R, Any],
+    record: R | Mapping[str, Any],
+    *,
+    key: str | None = None,
+    store: Store | str | None = None,
+    model: str | Model | None = None,
+    prices: Mapping[str, Price] | None = None,
+) -> Result[R]:
+    """Run a machine here, to its end or until it waits for a person. For scripts; blocks.
+
+    `model`: a model's name, or a model object, that replaces every one the machine names.
+    """
+    return asyncio.run(_run(machine, record, key, store, model, prices))
+
+
+async def _run(
+    machine: Machine[R, Any],
+    record: R | Mapping[str, Any],
+    key: str | None,
+    store: Store | str | None,
+    model: str | Model | None,
+    prices: Mapping[str, Price] | None,
+) -> Result[R]:
+    name, found = (model, None) if isinstance(model, str) else (None, model)
+    async with Client(store, models=found, model=name, prices=prices) as client:
+        handle = await client.start(machine, record, key=key)
+        async with Worker(client, [machine], only=handle.id):
+            return await handle.result(until_waiting=True)
+
+

@@ -1,0 +1,65 @@
+"""Salvage: after a refused commit, take the run as the store has it and add again what is still true of the draft.
+
+Refused because of a pause or cancel (`halt`): everything but the intents, which have not started. Refused because a
+wait was closed by somebody else: only results; what followed from closing it falls away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from interlock.canonical import Json
+from interlock.engine.live_run import LiveRun, Write
+from interlock.history import events as e
+from interlock.history.fold import walk
+
+_RESULTS = (
+    e.ModelReplied,
+    e.ToolReturned,
+    e.AttemptFailed,
+    e.DoubtCleared,
+    e.ValueNoted,
+    e.MoveRefused,
+    e.TakenOver,
+    e.ContentChanged,
+)
+_INTENTS = (e.ModelCalled, e.ToolCalled)
+
+
+async def reload(run: LiveRun, why: str) -> None:
+    """Start again from the store, with what was paid for; it is committed at once."""
+    drafted = run.drafted()
+    run.reload(run.world.store.snapshot(run.number))
+    moved: dict[int, int] = {}
+    kept: dict[int, e.Event] = {}
+    for seq, event in drafted:
+        if why == "wait" and isinstance(event, e.WaitEnded):
+            break
+        kept[seq] = event
+        if isinstance(event, _INTENTS) or (why == "wait" and not isinstance(event, _RESULTS)):
+            continue
+        moved[seq] = _again(run, event, kept, moved)
+    await run.durable()
+
+
+def _again(run: LiveRun, event: e.Event, kept: dict[int, e.Event], moved: dict[int, int]) -> int:
+    if not isinstance(event, e.Transitioned):
+        return run.add(event)
+    writes = [_write(run, change, kept, moved) for change in event.changes]
+    run.transition(replace(event, changes=()), writes)
+    return run.state.seq
+
+
+def _write(run: LiveRun, change: e.Change, kept: dict[int, e.Event], moved: dict[int, int]) -> Write:
+    how, name, value = change
+    if not how.endswith("@"):
+        return Write(how, name, value)
+    seq, *path = value
+    source: e.Event = kept[seq] if seq in kept else run.event_at(seq)
+    found: Json = walk(_as_body(source), tuple(path))
+    return Write(how[:-1], name, found, at=(moved.get(seq, seq), tuple(path)))
+
+
+def _as_body(event: e.Event) -> Any:
+    return e.to_json(event)

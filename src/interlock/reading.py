@@ -1,0 +1,193 @@
+"""Reading: a run as a person or program reads it, and whether its log still says what its rows say. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from interlock.canonical import Json, decode
+from interlock.engine.live_run import account_of, cell_of, pointers_of
+from interlock.history import chain, payloads
+from interlock.history.events import Event, WaitOpened, from_json
+from interlock.history.fold import FINAL, RunState, value_of, walk
+from interlock.machine.limits import Amounts, dollars
+from interlock.store.protocol import RunRow, Snapshot, Store, Wait
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWait:
+    """A wait with what it asks: `form` maps each outcome to the JSON schema of its fields."""
+
+    run: str
+    number: int
+    kind: str
+    why: str
+    of: str
+    prompt: str
+    outcome: str | None
+    effect: int | None
+    signal: str | None
+    form: dict[str, Json]
+    opened_at: int
+    due: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as it stands. Money in nano-dollars; times in ms since 1970."""
+
+    row: RunRow
+    state: RunState
+    record: dict[str, Json]
+    waits: tuple[OpenWait, ...]
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def status(self) -> str:
+        return self.row.status
+
+    @property
+    def ended(self) -> bool:
+        return self.row.status in FINAL
+
+    @property
+    def spent(self) -> Amounts:
+        return self.row.account.spent
+
+    def as_json(self) -> dict[str, Json]:
+        """What `show --json` prints."""
+        spent, ceiling, held = self.row.account.spent, self.row.account.ceiling, self.row.account.held
+        return {
+            "run": self.id,
+            "machine": self.row.machine,
+            "version": {"shape": self.row.shape, "content": self.row.content},
+            "key": self.row.key,
+            "status": self.status,
+            "reason": self.row.reason,
+            "state": self.row.state,
+            "turns": spent.turns,
+            "record": self.record,
+            "cost": {"usd": float(dollars(spent.nanousd)), "nanousd": spent.nanousd, "tokens": spent.tokens},
+            "account": {"ceiling": ceiling.as_dict(), "spent": spent.as_dict(), "held": held.as_dict()},
+            "waiting": [wait_json(wait) for wait in self.waits],
+            "in_doubt": sorted(int(number) for number in self.state.doubts),
+            "created_at": self.row.created_at,
+            "changed_at": self.row.changed_at,
+        }
+
+
+def wait_json(wait: OpenWait) -> dict[str, Json]:
+    return {
+        "run": wait.run,
+        "wait": wait.number,
+        "kind": wait.kind,
+        "why": wait.why,
+        "of": wait.of,
+        "prompt": wait.prompt,
+        "outcome": wait.outcome,
+        "effect": wait.effect,
+        "signal": wait.signal,
+        "form": wait.form,
+        "opened_at": wait.opened_at,
+        "due": wait.due,
+    }
+
+
+def state_of(row: RunRow) -> RunState:
+    account = row.account
+    return RunState.revive(
+        decode(row.live), (account.ceiling.as_dict(), account.spent.as_dict(), account.held.as_dict())
+    )
+
+
+def read_run(store: Store, run_id: str) -> RunView:
+    """A run by id (or its beginning, or `@last`). Raises `UnknownRun`."""
+    row = store.find(run_id)
+    snapshot = store.snapshot(row.number)
+    waits = tuple(open_wait(store, snapshot.row, wait) for wait in snapshot.waits)
+    return RunView(snapshot.row, state_of(snapshot.row), record_values(store, snapshot), waits)
+
+
+def record_values(store: Store, snapshot: Snapshot) -> dict[str, Json]:
+    """The record as its cells give it, without reading history."""
+    bodies = {seq: payloads.join(body, store.payload) for seq, body in snapshot.values.items()}
+    cells = pointers_of(snapshot)
+    return {name: value_of(pointers, lambda seq, path: walk(bodies[seq], path)) for name, pointers in cells.items()}
+
+
+def open_wait(store: Store, row: RunRow, wait: Wait) -> OpenWait:
+    (stored,) = store.events(row.number, wait.seq, wait.seq)
+    event = from_json(payloads.join(stored.body, store.payload))
+    assert isinstance(event, WaitOpened)
+    return OpenWait(
+        run=row.id,
+        number=wait.number,
+        kind=wait.kind,
+        why=wait.why,
+        of=event.of,
+        prompt=event.prompt,
+        outcome=event.outcome,
+        effect=event.effect,
+        signal=event.signal,
+        form=dict(event.form),
+        opened_at=wait.opened_at,
+        due=wait.due,
+    )
+
+
+def read_events(store: Store, number: int, first: int = 1, last: int | None = None) -> Iterator[tuple[int, Event, bytes]]:
+    """(event number, event, hash) of a run, payloads filled in."""
+    for stored in store.events(number, first, last):
+        yield stored.seq, from_json(payloads.join(stored.body, store.payload)), stored.hash
+
+
+# -- verify ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What `verify` found, and at which event."""
+
+    run: str
+    seq: int
+    why: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"run": self.run, "seq": self.seq, "why": self.why}
+
+
+def verify_run(store: Store, row: RunRow) -> Broken | None:
+    """Is the chain whole, and are the run's rows what its log folds to? None: yes."""
+    events = store.events(row.number)
+    found = chain.first_break(row.id, ((s.seq, s.body, s.hash) for s in events), row.seq, row.head)
+    if found is not None:
+        return Broken(row.id, found.seq, found.why)
+    return _fold_break(store, row, [(s.seq, s.body) for s in events])
+
+
+def _fold_break(store: Store, row: RunRow, events: list[tuple[int, bytes]]) -> Broken | None:
+    state = RunState()
+    for seq, body in events:
+        try:
+            state.apply(seq, from_json(decode(body)))
+        except (KeyError, ValueError, TypeError) as wrong:
+            return Broken(row.id, seq, f"this event can't be read: {wrong}")
+    for what, stored, folded in _compared(store, row, state):
+        if stored != folded:
+            return Broken(row.id, row.seq, f"the {what} differs from what the log says")
+    return None
+
+
+def _compared(store: Store, row: RunRow, state: RunState) -> Iterator[tuple[str, Any, Any]]:
+    snapshot = store.snapshot(row.number)
+    if snapshot.row.seq != row.seq:
+        return  # it moved on while we read
+    yield "live state", row.live, state.live()
+    yield "account", row.account, account_of(state)
+    yield "record", set(snapshot.cells), {cell_of(name, p) for name, cells in state.cells.items() for p in cells}
+    waits = sorted(int(number) for number in state.waiting)
+    yield "set of open waits", sorted(wait.number for wait in snapshot.waits), waits

@@ -1,0 +1,639 @@
+"""What every store promises: one suite, inherited by the tests of each. Every sentence of the protocol is a test here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interlock.canonical import sha256
+from interlock.errors import StoreError, UnknownRun
+from interlock.history.chain import first_break
+from interlock.machine.limits import Amounts
+from interlock.store.protocol import (
+    Account,
+    Beat,
+    Beaten,
+    Cell,
+    Commit,
+    Committed,
+    Done,
+    Failed,
+    Leave,
+    Left,
+    Over,
+    Part,
+    Refused,
+    RunFilter,
+    Shut,
+    Stale,
+    Start,
+    Started,
+    Store,
+    Taken,
+)
+from tests.store.author import (
+    ACCOUNT,
+    MACHINE,
+    NOW,
+    ROW,
+    Author,
+    begin,
+    claim,
+    join,
+    leave,
+    note,
+    person_wait,
+    running,
+    status,
+)
+
+
+def parked(store: Store, run: str = "a1", due: int | None = None, kind: str = "person") -> Author:
+    """A run that waits for a person, held by nobody."""
+    author = running(store, run)
+    row = status("waiting", wake_at=due)
+    [answer] = store.write([author.commit(row, opens=(person_wait(due=due, kind=kind),), release=True)])
+    assert answer == Committed(mail=False)
+    return author
+
+
+def dump(store: Store) -> list[Any]:
+    """All that can be read of a store: equal dumps, nothing was written."""
+    runs = store.runs()
+    return [[store.snapshot(run.number), store.events(run.number)] for run in runs]
+
+
+class StoreContract:
+    """Inherit, and say how to open one. `FORBIDDEN`: statements on the raw database that must be refused."""
+
+    FORBIDDEN: tuple[str, ...] = ()
+
+    def open(self, folder: Path) -> Store:
+        raise NotImplementedError
+
+    def tamper(self, store: Store, statement: str) -> AbstractContextManager[Any]:
+        """Run a statement on the raw database, as somebody with a shell would."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        store = self.open(tmp_path)
+        yield store
+        store.close()
+
+    # -- start --------------------------------------------------------------------------------------------------------
+
+    def test_a_start_creates_row_account_cells_and_first_event(self, store: Store) -> None:
+        author = begin(store, Author("a1", key="k", tenant="t"), cells=[Cell("question", -1, 1, '["question"]', "user")])
+        found = store.snapshot(author.number)
+        row = found.row
+        assert (row.id, row.machine, row.shape, row.tenant, row.key) == ("a1", *MACHINE, "t", "k")
+        assert (row.status, row.state, row.seq, row.head, row.fence) == ("ready", "look_up", 1, author.head, 0)
+        assert (row.worker, row.mail, row.created_at, row.changed_at) == (None, False, NOW, NOW)
+        assert (row.account, row.live) == (ACCOUNT, ROW.live)
+        assert found.cells == (Cell("question", -1, 1, '["question"]', "user"),)
+        assert found.values == {1: store.events(author.number)[0].body}
+
+    def test_the_same_key_and_input_answers_the_run_that_exists(self, store: Store) -> None:
+        first = begin(store, Author("a1", key="k"))
+        [again] = store.write([Author("a2", key="k").start()])
+        assert again == Started("a1", first.number, new=False)
+        assert len(store.runs()) == 1
+
+    def test_the_same_key_with_other_input_is_taken(self, store: Store) -> None:
+        begin(store, Author("a1", key="k"))
+        assert store.write([Author("a2", key="k").start(digest="other")]) == [Taken("a1")]
+
+    def test_a_key_belongs_to_its_tenant_and_machine(self, store: Store) -> None:
+        others = [Author("a2", key="k", tenant="t"), Author("a3", key="k", machine="else"), Author("a4"), Author("a5")]
+        begin(store, Author("a1", key="k"))
+        answers = store.write([other.start() for other in others])
+        assert [answer.new for answer in answers if isinstance(answer, Started)] == [True] * 4
+
+    def test_a_start_sent_twice_starts_once(self, store: Store) -> None:
+        """A lost acknowledgement: the identical start, without any key, recognises itself."""
+        start = Author("a1").start()
+        first, second = store.write([start, start])
+        assert isinstance(first, Started) and second == replace(first, new=False)
+        assert store.write([replace(start, input_digest="other")]) == [Taken("a1")]
+
+    # -- commit -------------------------------------------------------------------------------------------------------
+
+    def test_a_commit_changes_everything_at_once(self, store: Store) -> None:
+        author = running(store)
+        account = Account(Amounts(11, 20, 3000, 500_000, 60_000), Amounts(1, 2, 3, 4, 5), Amounts(0, 1, 9, 8, 0))
+        row = replace(ROW, state="pay", turn=2, turn_seq=1, content="beef", reason="r", deadline_at=NOW + 99, live=b"[2]")
+        cells = (Cell("facts", 0, 2, '["value"]', "tool"),)
+        [answer] = store.write([author.commit(row, events=2, account=account, cells=cells, at=NOW + 20)])
+        assert answer == Committed(mail=False)
+        found = store.snapshot(author.number)
+        assert found.row == store.find("a1")
+        assert (found.row.status, found.row.state, found.row.turn, found.row.turn_seq) == ("running", "pay", 2, 1)
+        assert (found.row.seq, found.row.head, found.row.content, found.row.reason) == (3, author.head, "beef", "r")
+        assert (found.row.deadline_at, found.row.changed_at, found.row.live) == (NOW + 99, NOW + 20, b"[2]")
+        assert (found.row.account, found.cells) == (account, cells)
+        assert [event.seq for event in found.journal] == [2, 3]
+
+    @pytest.mark.parametrize("field", ["worker", "fence", "after", "run"])
+    def test_a_commit_compares_before_it_sets(self, store: Store, field: str) -> None:
+        author = running(store)
+        before = dump(store)
+        commit = author.commit()
+        assert store.write([replace(commit, **{field: getattr(commit, field) + 1})]) == [Stale()]
+        assert dump(store) == before
+
+    def test_a_commit_sent_again_recognises_itself(self, store: Store) -> None:
+        author = running(store)
+        commit = author.commit(events=2)
+        assert store.write([commit]) == [Committed(mail=False)]
+        before = dump(store)
+        assert store.write([commit]) == [Committed(mail=False)]
+        assert dump(store) == before
+
+    def test_a_releasing_commit_sent_again_recognises_itself(self, store: Store) -> None:
+        author = running(store)
+        commit = author.commit(release=True)
+        assert store.write([commit, commit]) == [Committed(mail=False)] * 2
+
+    def test_an_older_commit_sent_again_is_stale(self, store: Store) -> None:
+        author = running(store)
+        first = author.commit()
+        store.write([first, author.commit()])
+        assert store.write([first]) == [Stale()]
+
+    def test_a_zombie_changes_nothing(self, store: Store) -> None:
+        """A worker that slept past its lease, while another took the run over, changes nothing."""
+        author = running(store)
+        late = author.commit()
+        [lease] = claim(store, join(store, "rescuer"), still={author.worker: self.beat(store, author.worker)}).leases
+        assert (lease.fence, lease.why) == (late.fence + 1, "still")
+        before = dump(store)
+        assert store.write([late]) == [Stale()]
+        assert dump(store) == before
+
+    def test_nothing_begins_while_a_pause_or_cancel_lies_unread(self, store: Store) -> None:
+        for number, kind in enumerate(("pause", "cancel")):
+            author = running(store, f"a{number}")
+            store.write([leave(author.run, f"i{number}", kind)])
+            before = dump(store)
+            assert store.write([author.commit(begins=True)]) == [Refused("halt")]
+            assert dump(store) == before
+
+    def test_other_mail_and_other_commits_are_not_refused(self, store: Store) -> None:
+        author = running(store)
+        store.write([leave("a1", "i1", "signal")])
+        assert store.write([author.commit(begins=True)]) == [Committed(mail=True)]
+        store.write([leave("a1", "i2", "pause")])
+        assert store.write([author.commit(begins=False)]) == [Committed(mail=True)]
+
+    def test_a_read_halt_refuses_no_longer(self, store: Store) -> None:
+        author = running(store)
+        store.write([leave("a1", "i1", "pause")])
+        assert store.write([author.commit(takes=("i1",))]) == [Committed(mail=False)]
+        assert store.write([author.commit(begins=True)]) == [Committed(mail=False)]
+
+    def test_a_wait_is_closed_once(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(opens=(person_wait(1), person_wait(2)))])
+        assert store.write([author.commit(closes=((1, "timer"),))]) == [Committed(mail=False)]
+        before = dump(store)
+        for closes in [((1, "timer"),), ((2, "timer"), (1, "timer")), ((7, "timer"),)]:
+            commit = self.next_commit(store, author, closes=closes)
+            assert store.write([commit]) == [Refused("wait")]
+        assert dump(store) == before
+        assert [wait.number for wait in store.snapshot(author.number).waits] == [2]
+
+    def test_a_whole_value_replaces_the_cells_of_its_field(self, store: Store) -> None:
+        author = running(store)
+        items = tuple(Cell("facts", n, 2, f'["value",{n}]') for n in range(12))
+        store.write([author.commit(cells=(*items, Cell("other", -1, 2, "[]")))])
+        assert store.snapshot(author.number).cells == (*items, Cell("other", -1, 2, "[]"))
+        whole, item = Cell("facts", -1, 3, '["all"]', "person"), Cell("facts", 0, 3, '["one"]')
+        store.write([author.commit(cells=(whole, item))])
+        found = store.snapshot(author.number)
+        assert found.cells == (whole, item, Cell("other", -1, 2, "[]"))
+        assert sorted(found.values) == [2, 3]
+
+    def test_a_payload_is_kept_once(self, store: Store) -> None:
+        author, body = running(store), b"\x00large" * 100
+        kept = ((sha256(body), body),)
+        store.write([author.commit(payloads=kept), author.commit(payloads=kept)])
+        assert store.payload(sha256(body)) == body
+        with pytest.raises(StoreError, match="payload"):
+            store.payload(sha256(b"unknown"))
+
+    def test_bodies_come_back_byte_for_byte(self, store: Store) -> None:
+        author = running(store)
+        store.write([self.said(author, text="naïve \u0000 😀 '\"\\", lone="\ud800")])
+        [event] = store.events(author.number, 2)
+        assert first_break("a1", [(e.seq, e.body, e.hash) for e in store.events(author.number)], 2, author.head) is None
+        assert b"na\xc3\xafve" in event.body or b"na\\u00efve" in event.body
+
+    def test_a_number_too_large_is_refused_and_nothing_written(self, store: Store) -> None:
+        author = running(store)
+        before = dump(store)
+        commit = author.commit(account=Account(Amounts(nanousd=1 << 70)))
+        [answer] = store.write([commit])
+        assert isinstance(answer, Failed) and isinstance(answer.error, StoreError)
+        assert dump(store) == before
+
+    def test_an_account_never_holds_less_than_nothing(self, store: Store) -> None:
+        author = running(store)
+        [answer] = store.write([author.commit(account=Account(Amounts(), held=Amounts(nanousd=-1)))])
+        assert isinstance(answer, Failed)
+
+    def test_ceilings_may_be_passed_by_a_settlement(self, store: Store) -> None:
+        author = running(store)
+        over = Account(Amounts(nanousd=1), spent=Amounts(nanousd=1000))
+        assert store.write([author.commit(account=over)]) == [Committed(mail=False)]
+        assert store.find("a1").account == over
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def test_a_bad_write_fails_alone(self, store: Store) -> None:
+        one, two, three = running(store, "a1"), running(store, "a2"), running(store, "a3")
+        bad = two.commit(takes=("nobody-left-this",))
+        before = store.snapshot(two.number)
+        answers = store.write([one.commit(), bad, three.commit(), Beat(one.worker, NOW + 30)])
+        assert [type(answer) for answer in answers] == [Committed, Failed, Committed, Beaten]
+        assert isinstance(answers[1], Failed) and isinstance(answers[1].error, StoreError)
+        assert store.snapshot(two.number) == before
+        assert (store.find("a1").seq, store.find("a3").seq) == (2, 2)
+
+    def test_a_bad_join_in_a_batch_leaves_the_others_their_numbers(self, store: Store) -> None:
+        author = running(store)
+        worker = author.worker
+        from_batch = store.write([author.commit(takes=("none",)), leave("a1", "i1")])
+        assert [type(answer) for answer in from_batch] == [Failed, Left]
+        assert [row.number for row in store.workers()] == [worker]
+
+    def test_answers_come_in_the_order_of_the_writes(self, store: Store) -> None:
+        authors = [running(store, f"a{n}") for n in range(6)]
+        batch: list[Any] = [author.commit() for author in authors]
+        batch[1] = replace(batch[1], fence=99)
+        batch[4] = leave("a4", "i4")
+        answers = store.write(batch)
+        assert [type(a) for a in answers] == [Committed, Stale, Committed, Committed, Left, Committed]
+
+    def test_commits_of_one_run_may_follow_each_other_in_a_batch(self, store: Store) -> None:
+        author = running(store)
+        assert store.write([author.commit() for _ in range(5)]) == [Committed(mail=False)] * 5
+        assert store.find("a1").seq == 6
+
+    def test_an_empty_batch_is_answered(self, store: Store) -> None:
+        assert store.write([]) == []
+
+    # -- inbox --------------------------------------------------------------------------------------------------------
+
+    def test_what_is_left_is_read_in_order_and_taken_once(self, store: Store) -> None:
+        author = running(store)
+        items = [note(f"i{n}", body={"n": n}) for n in (3, 1, 2)]
+        store.write([Leave("a1", item, NOW + 5) for item in items])
+        assert store.snapshot(author.number).inbox == tuple(items)
+        assert store.write([author.commit(takes=("i3", "i1"))]) == [Committed(mail=True)]
+        assert [item.id for item in store.snapshot(author.number).inbox] == ["i2"]
+        [answer] = store.write([author.commit(takes=("i1",))])
+        assert isinstance(answer, Failed)
+
+    def test_leaving_the_same_id_twice_leaves_it_once(self, store: Store) -> None:
+        author = running(store)
+        assert store.write([leave("a1", "i1"), leave("a1", "i1")]) == [Left(held=True)] * 2
+        assert len(store.snapshot(author.number).inbox) == 1
+        assert store.write([author.commit(takes=("i1",))]) == [Committed(mail=False)]
+        assert store.write([leave("a1", "i1")]) == [Left(held=True)], "consumed ids are remembered"
+        assert store.snapshot(author.number).inbox == ()
+        assert not store.find("a1").mail
+
+    def test_an_id_of_another_run_is_an_error(self, store: Store) -> None:
+        running(store, "a1"), running(store, "a2")
+        store.write([leave("a1", "i1")])
+        [answer] = store.write([leave("a2", "i1")])
+        assert isinstance(answer, Failed)
+
+    def test_leaving_says_whether_somebody_holds_the_run(self, store: Store) -> None:
+        begin(store, Author("a1"))
+        assert store.write([leave("a1", "i1")]) == [Left(held=False)]
+        assert store.find("a1").mail
+
+    def test_an_unknown_run_takes_nothing(self, store: Store) -> None:
+        [answer] = store.write([leave("nobody", "i1")])
+        assert isinstance(answer, Failed) and isinstance(answer.error, UnknownRun)
+
+    def test_an_ended_run_takes_evidence_only(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(status("completed"), release=True)])
+        assert store.write([leave("a1", "i1")]) == [Over("completed")]
+        assert store.write([leave("a1", "i2", "evidence")]) == [Left(held=False)]
+        found = store.snapshot(author.number)
+        assert [item.id for item in found.inbox] == ["i2"]
+        assert claim(store, join(store)).leases == ()
+
+    # -- waits --------------------------------------------------------------------------------------------------------
+
+    def test_of_two_deciders_one_wins(self, store: Store) -> None:
+        author = parked(store)
+        decide = [leave("a1", f"i{n}", "decision", wait=1, closes="decision") for n in (1, 2)]
+        assert store.write(decide) == [Left(held=False), Shut("decision")]
+        assert store.write(decide) == [Left(held=False), Shut("decision")], "asked again, each is told the same"
+        found = store.snapshot(author.number)
+        assert (found.waits, [item.id for item in found.inbox]) == ((), ["i1"])
+
+    def test_a_decision_after_the_timer_is_shut(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(opens=(person_wait(),)), author.commit(closes=((1, "timer"),))])
+        assert store.write([leave("a1", "i1", "decision", wait=1, closes="decision")]) == [Shut("timer")]
+        assert store.snapshot(author.number).inbox == ()
+
+    def test_a_timer_after_the_decision_is_refused(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(opens=(person_wait(),))])
+        assert store.write([leave("a1", "i1", "decision", wait=1, closes="decision")]) == [Left(held=True)]
+        assert store.write([author.commit(closes=((1, "timer"),))]) == [Refused("wait")]
+
+    @pytest.mark.parametrize(("late_ms", "answer"), [(-1, Left(held=False)), (0, Shut("due")), (1, Shut("due"))])
+    def test_a_decision_is_refused_from_the_due_time_on(self, store: Store, late_ms: int, answer: Any) -> None:
+        due = NOW + 1000
+        parked(store, due=due)
+        decide = leave("a1", "i1", "decision", wait=1, closes="decision", at=due + late_ms)
+        assert store.write([decide]) == [answer]
+        assert store.find("a1").mail == isinstance(answer, Left)
+
+    def test_a_wait_that_never_was_is_shut(self, store: Store) -> None:
+        parked(store)
+        assert store.write([leave("a1", "i1", "decision", wait=9, closes="decision")]) == [Shut("unknown")]
+
+    def test_waits_lists_what_people_and_systems_owe_oldest_first(self, store: Store) -> None:
+        late, early, timed = parked(store, "a1"), running(store, "a2"), parked(store, "a3", kind="time")
+        wait = replace(person_wait(kind="signal"), opened_at=NOW, signal="paid")
+        store.write([early.commit(status("waiting"), opens=(wait,), release=True)])
+        found = store.waits()
+        assert [(row.id, wait.signal, wait.run) for row, wait in found] == [
+            ("a2", "paid", early.number), ("a1", None, late.number),
+        ]  # fmt: skip
+        assert timed.number not in [row.number for row, _ in found]
+
+    # -- claims -------------------------------------------------------------------------------------------------------
+
+    def test_a_claim_raises_the_fence_and_hands_over_the_run(self, store: Store) -> None:
+        author = begin(store, Author("a1"))
+        worker = join(store)
+        [lease] = claim(store, worker).leases
+        row = lease.snapshot.row
+        assert (lease.worker, lease.fence, lease.previous, lease.why) == (worker, 1, "", "")
+        assert (row.id, row.status, row.worker, row.fence) == ("a1", "running", worker, 1)
+        assert lease.snapshot == store.snapshot(author.number)
+        assert claim(store, worker).leases == claim(store, join(store, "other")).leases == ()
+
+    def test_a_claim_takes_only_its_machines_and_shapes(self, store: Store) -> None:
+        begin(store, Author("a1"))
+        worker = join(store)
+        for machines in [(), (("desk", "other"),), (("else", MACHINE[1]),)]:
+            assert claim(store, worker, machines=machines).leases == ()
+            assert claim(store, worker, machines=machines, run="a1").leases == ()
+        assert len(claim(store, worker, machines=(("else", "x"), MACHINE)).leases) == 1
+
+    def test_a_claim_takes_the_oldest_up_to_its_limit(self, store: Store) -> None:
+        for number in range(5):
+            begin(store, Author(f"a{number}"))
+        worker = join(store)
+        assert [lease.snapshot.row.id for lease in claim(store, worker, limit=2).leases] == ["a0", "a1"]
+        assert [lease.snapshot.row.id for lease in claim(store, worker, limit=9).leases] == ["a2", "a3", "a4"]
+
+    def test_two_claims_in_a_batch_share_nothing(self, store: Store) -> None:
+        begin(store, Author("a1"))
+        one, two = join(store, "one"), join(store, "two")
+        assert len(claim(store, one).leases) + len(claim(store, two).leases) == 1
+
+    def test_a_waiting_run_is_claimed_when_due(self, store: Store) -> None:
+        due = NOW + 1000
+        parked(store, due=due)
+        worker = join(store)
+        early = claim(store, worker, at=due - 1)
+        assert (early.leases, early.next_wake) == ((), due)
+        assert claim(store, worker, at=due - 1, run="a1").leases == ()
+        [lease] = claim(store, worker, at=due).leases
+        assert lease.snapshot.row.status == "waiting"
+        assert claim(store, worker, at=due).next_wake is None
+
+    def test_next_wake_is_the_earliest_of_these_machines(self, store: Store) -> None:
+        for number, due in enumerate((900, 700, 800)):
+            parked(store, f"a{number}", due=NOW + due)
+        worker = join(store)
+        assert claim(store, worker).next_wake == NOW + 700
+        assert claim(store, worker, machines=(("else", "x"),)).next_wake is None
+
+    @pytest.mark.parametrize("word", ["waiting", "paused"])
+    def test_a_parked_run_is_claimed_for_its_mail(self, store: Store, word: str) -> None:
+        author = running(store)
+        store.write([author.commit(status(word), release=True)])
+        worker = join(store)
+        assert claim(store, worker).leases == claim(store, worker, run="a1").leases == ()
+        store.write([leave("a1", "i1", "resume")])
+        [lease] = claim(store, worker).leases
+        assert (lease.snapshot.row.status, lease.snapshot.inbox[0].id) == (word, "i1")
+
+    def test_a_run_by_name_is_claimed_alone(self, store: Store) -> None:
+        begin(store, Author("a1")), begin(store, Author("a2"))
+        worker = join(store)
+        assert [lease.snapshot.row.id for lease in claim(store, worker, run="a2").leases] == ["a2"]
+        assert claim(store, worker, run="a2").leases == claim(store, worker, run="none").leases == ()
+
+    def test_an_ended_run_is_never_claimed(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(status("failed", deadline_at=NOW), release=True)])
+        other = join(store, "other")
+        assert claim(store, other).leases == claim(store, other, run="a1").leases == ()
+
+    def test_a_beating_holder_keeps_its_runs(self, store: Store) -> None:
+        author = running(store)
+        other = join(store, "other")
+        seen = self.beat(store, author.worker)
+        store.write([Beat(author.worker, NOW + 50)])
+        assert claim(store, other, still={author.worker: seen}).leases == ()
+
+    def test_a_commit_counts_as_a_beat(self, store: Store) -> None:
+        author = running(store)
+        other = join(store, "other")
+        seen = self.beat(store, author.worker)
+        store.write([author.commit()])
+        assert claim(store, other, still={author.worker: seen}).leases == ()
+        assert self.beat(store, author.worker) > seen
+
+    def test_a_refused_commit_is_no_beat(self, store: Store) -> None:
+        author = running(store)
+        seen = self.beat(store, author.worker)
+        store.write([replace(author.commit(), fence=77)])
+        assert self.beat(store, author.worker) == seen
+
+    def test_a_still_holder_loses_its_runs(self, store: Store) -> None:
+        author = running(store)
+        other = join(store, "other")
+        [lease] = claim(store, other, still={author.worker: self.beat(store, author.worker)}).leases
+        assert (lease.fence, lease.previous, lease.why) == (author.fence + 1, "holder of a1", "still")
+
+    @pytest.mark.parametrize("named", [None, "a1"])
+    def test_a_run_past_its_deadline_may_be_claimed(self, store: Store, named: str | None) -> None:
+        author = running(store)
+        store.write([author.commit(replace(ROW, deadline_at=NOW + 500))])
+        other = join(store, "other")
+        assert claim(store, other, at=NOW + 499, run=named).leases == ()
+        [lease] = claim(store, other, at=NOW + 500, run=named).leases
+        assert (lease.previous, lease.why) == ("holder of a1", "deadline")
+
+    def test_a_worker_takes_no_run_from_itself(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(replace(ROW, deadline_at=NOW + 500))])
+        still = {author.worker: self.beat(store, author.worker)}
+        assert claim(store, author.worker, at=NOW + 900, still=still).leases == ()
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def test_a_worker_that_parts_releases_what_it_holds(self, store: Store) -> None:
+        author = running(store)
+        assert store.write([Part(author.worker, NOW + 9)]) == [Done()]
+        row = store.find("a1")
+        assert (row.status, row.worker) == ("ready", None)
+        assert store.workers() == []
+        [lease] = claim(store, join(store, "next")).leases
+        assert (lease.fence, lease.why) == (author.fence + 1, "")
+
+    def test_parting_keeps_a_waiting_run_waiting(self, store: Store) -> None:
+        author = parked(store, due=NOW + 100)
+        worker = join(store)
+        claim(store, worker, at=NOW + 100)
+        store.write([Part(worker, NOW + 101)])
+        assert store.find(author.run).status == "waiting"
+
+    def test_numbers_of_workers_are_never_given_twice(self, store: Store) -> None:
+        first = join(store)
+        store.write([Part(first, NOW)])
+        assert join(store) > first
+
+    def test_a_heartbeat_tells_of_the_others_and_of_mail(self, store: Store) -> None:
+        one, two = running(store, "a1"), running(store, "a2")
+        idle = join(store, "idle")
+        store.write([leave("a1", "i1")])
+        [answer] = store.write([Beat(one.worker, NOW + 7)])
+        assert answer == Beaten({two.worker: self.beat(store, two.worker)}, (one.number,), known=True)
+        assert idle not in answer.beats
+        [row] = [row for row in store.workers() if row.number == one.worker]
+        assert (row.name, row.host, row.pid, row.joined_at, row.beat_at) == ("holder of a1", "host", 4711, NOW, NOW + 7)
+
+    def test_a_worker_that_was_struck_off_learns_it(self, store: Store) -> None:
+        worker = join(store)
+        store.write([Part(worker, NOW)])
+        [answer] = store.write([Beat(worker, NOW)])
+        assert isinstance(answer, Beaten) and not answer.known
+        begin(store, Author("a1"))
+        assert claim(store, worker).leases == ()
+
+    def test_a_released_run_is_ready_again(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(release=True)])
+        assert (store.find("a1").status, store.find("a1").worker) == ("ready", None)
+        [lease] = claim(store, author.worker).leases
+        assert lease.fence == author.fence + 1
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+
+    def test_a_run_is_found_by_id_beginning_or_last(self, store: Store) -> None:
+        for run in ("abc1", "abd2", "abd", "ABD"):
+            begin(store, Author(run))
+        assert [store.find(name).id for name in ("abc1", "abc", "abd", "abd2", "@last")] == [
+            "abc1", "abc1", "abd", "abd2", "ABD",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("name", ["ab", "zz", "", "%", "_bc", "abc1x"])
+    def test_an_unknown_or_ambiguous_id_is_refused(self, store: Store, name: str) -> None:
+        begin(store, Author("abc1")), begin(store, Author("abd2"))
+        with pytest.raises(UnknownRun, match="more than one" if name == "ab" else "no run"):
+            store.find(name)
+
+    def test_an_empty_store_has_no_last_run(self, store: Store) -> None:
+        with pytest.raises(UnknownRun):
+            store.find("@last")
+        with pytest.raises(UnknownRun):
+            store.snapshot(1)
+        assert (store.runs(), store.waits(), store.workers(), store.spent_since(0)) == ([], [], [], 0)
+
+    def test_events_are_read_in_stretches(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(events=5)])
+        for first, last, expected in [(1, None, [1, 2, 3, 4, 5, 6]), (3, 4, [3, 4]), (6, 99, [6]), (7, None, [])]:
+            assert [event.seq for event in store.events(author.number, first, last)] == expected
+
+    def test_the_log_reads_back_as_one_chain(self, store: Store) -> None:
+        one, two = running(store, "a1"), running(store, "a2")
+        for step in range(10):
+            store.write([one.commit(events=1 + step % 3), two.commit(events=2)])
+        for author in (one, two):
+            row, log = store.find(author.run), store.events(author.number)
+            assert first_break(row.id, [(e.seq, e.body, e.hash) for e in log], row.seq, row.head) is None
+
+    def test_runs_are_listed_newest_first_and_filtered(self, store: Store) -> None:
+        begin(store, Author("a1"), at=NOW)
+        begin(store, Author("a2", machine="else"), at=NOW + 5)
+        begin(store, Author("a3"), row=status("waiting"), at=NOW + 9)
+
+        def listed(which: RunFilter) -> list[str]:
+            return [row.id for row in store.runs(which)]
+
+        assert listed(RunFilter()) == ["a3", "a2", "a1"]
+        assert listed(RunFilter(machine="else")) == ["a2"]
+        assert listed(RunFilter(statuses=("waiting", "failed"))) == ["a3"]
+        assert listed(RunFilter(changed_since=NOW + 5)) == ["a3", "a2"]
+        assert listed(RunFilter(limit=1)) == ["a3"]
+
+    def test_spending_is_summed_from_a_moment_on(self, store: Store) -> None:
+        author = running(store)
+        for at, cost in [(100, 7), (200, 5), (300, None), (400, 11), (500, -1)]:
+            store.write([self.said(author, at=NOW + at, **({} if cost is None else {"nanousd": cost}))])
+        assert [store.spent_since(NOW + at) for at in (0, 100, 101, 200, 400, 500, 501)] == [22, 22, 15, 15, 10, -1, 0]
+
+    def test_a_snapshot_is_as_long_as_the_turn_not_the_history(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(events=50), author.commit(replace(ROW, turn_seq=51), events=2)])
+        assert [event.seq for event in store.snapshot(author.number).journal] == [52, 53]
+
+    # -- append only --------------------------------------------------------------------------------------------------
+
+    def test_the_raw_database_refuses_to_change_events(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(events=3)])
+        before = dump(store)
+        assert self.FORBIDDEN
+        for statement in self.FORBIDDEN:
+            with self.tamper(store, statement):
+                pass
+            assert dump(store) == before, statement
+
+    def test_closing_twice_is_harmless(self, store: Store) -> None:
+        store.close()
+        store.close()
+        [answer] = store.write([Author().start()])
+        assert isinstance(answer, Failed)
+
+    def test_a_sound_store_has_no_errors(self, store: Store) -> None:
+        running(store)
+        assert [finding for finding in store.check() if finding.severity == "error"] == []
+
+    # -- words --------------------------------------------------------------------------------------------------------
+
+    def beat(self, store: Store, worker: int) -> int:
+        return next(row.beat for row in store.workers() if row.number == worker)
+
+    def next_commit(self, store: Store, author: Author, **more: Any) -> Commit:
+        """A commit that fits the run as it stands, whatever the author tried before."""
+        row = store.find(author.run)
+        author.seq, author.head = row.seq, row.head
+        return author.commit(**more)
+
+    def said(self, author: Author, **fields: Any) -> Commit:
+        """A commit of one event with these fields."""
+        after = author.seq
+        return replace(author.commit(told=(author.event(**fields),)), after=after)
