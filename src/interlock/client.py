@@ -10,7 +10,7 @@ import contextlib
 import getpass
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import jsonschema
 from pydantic import BaseModel
@@ -68,9 +68,9 @@ class Result(Generic[R]):
 
 def _as_models(given: Models | Model | None) -> Models | None:
     """A single model answers for every name."""
-    if given is None or hasattr(given, "find"):
-        return given
-    return ScriptedModels(given)
+    if given is None:
+        return None
+    return cast(Models, given) if hasattr(given, "find") else ScriptedModels(cast(Model, given))
 
 
 def login_name() -> str:

@@ -1,4 +1,4 @@
-"""Model: our own small protocol for asking a language model once. No retries, no budget, no log: those are the engine's.
+"""Model: our own small protocol for asking a language model once. Retries, budget and log are the engine's.
 
 Providers (`agent.providers`) and scripted models (`agent.scripted`) implement it.
 """

@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -205,13 +206,11 @@ def _messages(messages: Sequence[Message]) -> list[wire.ModelMessage]:
     from pydantic_ai import messages as wire
 
     sent: list[wire.ModelMessage] = []
-    for message in messages:
-        if message.role == "assistant":
-            sent.append(wire.ModelResponse(parts=list(_said(message))))
-            continue
-        if not sent or not isinstance(sent[-1], wire.ModelRequest):
-            sent.append(wire.ModelRequest(parts=[]))
-        sent[-1] = wire.ModelRequest(parts=[*sent[-1].parts, _heard(message)])
+    for said, group in groupby(messages, lambda message: message.role == "assistant"):
+        if said:
+            sent += [wire.ModelResponse(parts=list(_said(message))) for message in group]
+        else:
+            sent.append(wire.ModelRequest(parts=[_heard(message) for message in group]))
     return sent
 
 

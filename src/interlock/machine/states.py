@@ -21,6 +21,7 @@ from interlock.machine.tools import Tool
 from interlock.machine.turn import D, R, Turn
 
 O = TypeVar("O", bound=str)  # noqa: E741 - the outcome type; one letter like R and D
+E = TypeVar("E")  # D where a default can't stand: before O
 
 Prompt = str | Callable[[Any], str]
 
@@ -199,10 +200,10 @@ class Declare:
         self._settings = settings
 
     @overload
-    def __call__(self, handler: Callable[[Turn[R, D]], Awaitable[O]]) -> State[O, R, D]: ...
+    def __call__(self, handler: Callable[[Turn[R, E]], Awaitable[O]]) -> State[O, R, E]: ...
     @overload
-    def __call__(self, handler: Callable[[Turn[R, D]], O]) -> State[O, R, D]: ...
-    def __call__(self, handler: Callable[[Turn[R, D]], Any]) -> State[Any, R, D]:
+    def __call__(self, handler: Callable[[Turn[R, E]], O]) -> State[O, R, E]: ...
+    def __call__(self, handler: Callable[[Turn[R, E]], Any]) -> State[Any, R, E]:
         code = handler.__code__
         source = Source(Path(code.co_filename).name, code.co_firstlineno)
         return CodeState(handler=handler, source=source, **self._settings)

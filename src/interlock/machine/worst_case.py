@@ -31,7 +31,7 @@ PriceOf = Callable[[str], Price]
 
 ESTIMATED_WINDOW_TOKENS = WINDOW_BYTES * 2 // 5  # estimate mode takes 2.5 bytes for a token
 
-_STEPS_MAX = 400_000
+_STEPS_MAX = 100_000
 """Beyond so many steps of the exact search (thousands of turns) the bound by filling is taken: it needs one pass."""
 
 
@@ -72,27 +72,23 @@ class WorstCase:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """States in the order visited (a bound by filling: in the order of weight), and what they weigh together."""
+    """How often each state in the order visited (a bound by filling: in the order of weight), and what they weigh."""
 
     weight: int
-    states: tuple[str, ...]
+    steps: tuple[tuple[str, int], ...]
     exact: bool
 
     def __str__(self) -> str:
-        runs = [(state, len(list(group))) for state, group in groupby(self.states)]
-        return " > ".join(state if count == 1 else f"{state} x{count}" for state, count in runs)
+        return " > ".join(state if count == 1 else f"{state} x{count}" for state, count in self.steps)
+
+    def visits(self, name: str) -> int:
+        return sum(count for state, count in self.steps if state == name)
 
 
 def worst_case(machine: AnyDefinition, price_of: PriceOf, *, input_tokens: int | None = None) -> WorstCase:
     """What the heaviest run uses. `input_tokens`: the most one model call may send, else what the window allows in the
     machine's mode. Raises what `price_of` raises for a model without a price."""
-    turns = {name: worst_turn(machine, name, price_of, input_tokens) for name in machine.table}
-    graph = acting(machine)
-    start = entered(machine, possible(machine), [machine.start])
-    walks = {
-        dimension: heaviest(graph, start, _column(turns, dimension), machine.limits.turns, caps(machine))
-        for dimension in DIMENSIONS
-    }
+    walks = heaviest_walks(machine, price_of, DIMENSIONS, input_tokens=input_tokens)
     found = {dimension: walk.weight for dimension, walk in walks.items()}
     found["active_ms"] = min(found["active_ms"], _ms(machine.limits.seconds))
     paths = {dimension: str(walk) for dimension, walk in walks.items()}
@@ -101,16 +97,27 @@ def worst_case(machine: AnyDefinition, price_of: PriceOf, *, input_tokens: int |
 
 def ceiling_of(machine: AnyDefinition, price_of: PriceOf, *, input_tokens: int | None = None) -> Amounts:
     """What one run may use: its `Limits` where they are given, else the worst case, with what is kept back for wrapping
-    up on top. Raises as `worst_case` does."""
+    up on top. Raises as `worst_case` does. Takes milliseconds, seconds for thousands of turns: keep the answer."""
     limits = machine.limits
-    worst = _with_reserve(worst_case(machine, price_of, input_tokens=input_tokens).amounts, limits.wrap_up)
-    return Amounts(
-        turns=limits.turns,
-        calls=worst.calls if limits.calls is None else limits.calls,
-        tokens=worst.tokens if limits.tokens is None else limits.tokens,
-        nanousd=worst.nanousd if limits.usd is None else nanousd(limits.usd),
-        active_ms=_ms(limits.seconds),
-    )
+    stated = {"turns": limits.turns, "active_ms": _ms(limits.seconds), "calls": limits.calls, "tokens": limits.tokens}
+    stated["nanousd"] = None if limits.usd is None else nanousd(limits.usd)
+    unstated = [name for name, limit in stated.items() if limit is None]
+    walks = heaviest_walks(machine, price_of, unstated, input_tokens=input_tokens)
+    worst = {name: _with_reserve(walk.weight, limits.wrap_up) for name, walk in walks.items()}
+    return Amounts(**{name: worst[name] if limit is None else limit for name, limit in stated.items()})
+
+
+def heaviest_walks(
+    machine: AnyDefinition, price_of: PriceOf, dimensions: Iterable[str], *, input_tokens: int | None = None
+) -> dict[str, Walk]:
+    """For each of the dimensions, the walk through the machine that uses the most of it."""
+    turns = {name: worst_turn(machine, name, price_of, input_tokens) for name in machine.table}
+    graph = acting(machine)
+    start = entered(machine, possible(machine), [machine.start])
+    return {
+        dimension: heaviest(graph, start, _column(turns, dimension), machine.limits.turns, caps(machine))
+        for dimension in dimensions
+    }
 
 
 def worst_turn(machine: AnyDefinition, name: str, price_of: PriceOf, input_tokens: int | None = None) -> Amounts:
@@ -161,9 +168,9 @@ def heaviest(
     if turns * sum(len(after) for after in graph.values()) > _STEPS_MAX:
         return filled
     walk = _search(graph, start, weights, turns)
-    if all(walk.states.count(state) <= cap for state, cap in caps.items()):
+    if all(walk.visits(state) <= cap for state, cap in caps.items()):
         return walk
-    return min(filled, Walk(walk.weight, walk.states, False), key=lambda each: each.weight)
+    return min(filled, Walk(walk.weight, walk.steps, False), key=lambda each: each.weight)
 
 
 def _search(graph: Graph, start: frozenset[str], weights: Mapping[str, int], turns: int) -> Walk:
@@ -179,7 +186,7 @@ def _search(graph: Graph, start: frozenset[str], weights: Mapping[str, int], tur
     for k in range(-minus_k, -1, -1):
         states.append(state)
         state = layers[k][state][1]
-    return Walk(weight, tuple(reversed(states)), True)
+    return Walk(weight, tuple((each, len(list(group))) for each, group in groupby(reversed(states))), True)
 
 
 def _next_layer(
@@ -199,13 +206,14 @@ def _fill(graph: Graph, start: frozenset[str], weights: Mapping[str, int], turns
     """The turns filled with the heaviest states; one that can't follow itself is visited once."""
     names = reached(graph, start)
     looping = cyclic(only(graph, names))
-    left, weight, states = turns, 0, []
+    left, weight = turns, 0
+    steps: list[tuple[str, int]] = []
     for name in sorted(names, key=lambda each: (-weights[each], each)):
         count = min(left, caps.get(name, turns) if name in looping else 1)
         left -= count
         weight += count * weights[name]
-        states += [name] * (count if weights[name] else 0)
-    return Walk(weight, tuple(states), False)
+        steps += [(name, count)] if count and weights[name] else []
+    return Walk(weight, tuple(steps), False)
 
 
 def _effects(machine: AnyDefinition, state: State[Any, Any, Any], price_of: PriceOf, tokens_in: int) -> Amounts:
@@ -244,9 +252,9 @@ def _times(amounts: Amounts, count: int) -> Amounts:
     return Amounts(**{name: getattr(amounts, name) * count for name in DIMENSIONS})
 
 
-def _with_reserve(worst: Amounts, share: float) -> Amounts:
+def _with_reserve(worst: int, share: float) -> int:
     """The least ceiling that leaves `worst` usable when `share` of it is kept back."""
-    return Amounts(**{name: ceil(getattr(worst, name) / (1 - Fraction(str(share)))) for name in DIMENSIONS})
+    return ceil(worst / (1 - Fraction(str(share))))
 
 
 def _column(turns: Mapping[str, Amounts], dimension: str) -> dict[str, int]:
