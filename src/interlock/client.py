@@ -70,7 +70,7 @@ def _as_models(given: Models | Model | None) -> Models | None:
     """A single model answers for every name."""
     if given is None:
         return None
-    return cast(Models, given) if hasattr(given, "find") else ScriptedModels(cast(Model, given))
+    return cast(Models, given) if hasattr(given, "find") else ScriptedModels(given)
 
 
 def login_name() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
@@ -88,3 +88,13 @@ support = Machine(
         "lost": final("failed"),
     },
 )
+
+if TYPE_CHECKING:
+    # What types find before `check` does. A checker that finds nothing here says that the `ignore` is needless.
+    answer.then({"snet": "closed"})  # type: ignore[dict-item]
+
+    async def mistakes(turn: Turn[Case, Shop]) -> None:
+        turn.record.replay = ""  # type: ignore[attr-defined]
+        await turn.call(refund, "A-17", cents="5")  # type: ignore[arg-type]
+        await turn.call(refund, "A-17")  # type: ignore[call-arg]
+        turn.deps.refunds  # type: ignore[attr-defined]  # noqa: B018 - only its type is asked

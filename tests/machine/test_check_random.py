@@ -135,7 +135,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Known], Known]]] = {
 }
 
 
-@settings(max_examples=80, deadline=None, print_blob=True)
+@settings(max_examples=50, deadline=None, print_blob=True)
 @given(machines())
 def test_a_sound_machine_passes_and_can_be_versioned_drawn_and_priced(machine: Known) -> None:
     assert errors_of(machine) == []
@@ -146,7 +146,7 @@ def test_a_sound_machine_passes_and_can_be_versioned_drawn_and_priced(machine: K
     assert report.worst.turns <= machine.limits.turns
 
 
-@settings(max_examples=100, deadline=None, print_blob=True)
+@settings(max_examples=60, deadline=None, print_blob=True)
 @given(machines(), st.sampled_from(sorted(MISTAKES)))
 def test_one_mistake_is_refused_by_its_rule(machine: Known, mistake: str) -> None:
     rule, change = MISTAKES[mistake]
@@ -156,7 +156,7 @@ def test_one_mistake_is_refused_by_its_rule(machine: Known, mistake: str) -> Non
     assert all(finding.message and finding.file for finding in found)
 
 
-@settings(max_examples=100, deadline=None, print_blob=True)
+@settings(max_examples=60, deadline=None, print_blob=True)
 @given(machines(), st.lists(st.sampled_from(sorted(MISTAKES)), max_size=6))
 def test_no_heap_of_mistakes_makes_a_rule_raise(machine: Known, mistakes: list[str]) -> None:
     for mistake in mistakes:

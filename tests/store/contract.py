@@ -31,7 +31,6 @@ from interlock.store.protocol import (
     RunFilter,
     Shut,
     Stale,
-    Start,
     Started,
     Store,
     Taken,
@@ -89,7 +88,9 @@ class StoreContract:
     # -- start --------------------------------------------------------------------------------------------------------
 
     def test_a_start_creates_row_account_cells_and_first_event(self, store: Store) -> None:
-        author = begin(store, Author("a1", key="k", tenant="t"), cells=[Cell("question", -1, 1, '["question"]', "user")])
+        author = begin(
+            store, Author("a1", key="k", tenant="t"), cells=[Cell("question", -1, 1, '["question"]', "user")]
+        )
         found = store.snapshot(author.number)
         row = found.row
         assert (row.id, row.machine, row.shape, row.tenant, row.key) == ("a1", *MACHINE, "t", "k")
@@ -127,7 +128,9 @@ class StoreContract:
     def test_a_commit_changes_everything_at_once(self, store: Store) -> None:
         author = running(store)
         account = Account(Amounts(11, 20, 3000, 500_000, 60_000), Amounts(1, 2, 3, 4, 5), Amounts(0, 1, 9, 8, 0))
-        row = replace(ROW, state="pay", turn=2, turn_seq=1, content="beef", reason="r", deadline_at=NOW + 99, live=b"[2]")
+        row = replace(
+            ROW, state="pay", turn=2, turn_seq=1, content="beef", reason="r", deadline_at=NOW + 99, live=b"[2]"
+        )
         cells = (Cell("facts", 0, 2, '["value"]', "tool"),)
         [answer] = store.write([author.commit(row, events=2, account=account, cells=cells, at=NOW + 20)])
         assert answer == Committed(mail=False)

@@ -5,6 +5,8 @@ A kind neither commits nor retries: `effects` does that once for all kinds.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any, Literal, Protocol
 from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest
 from interlock.agent.prices import input_bound
 from interlock.canonical import Json, fingerprint
-from interlock.engine.live_run import LiveRun
+from interlock.engine.live_run import LiveRun, leave_evidence
 from interlock.engine.world import Offload
 from interlock.errors import BadInput, NotDone
 from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, ToolReturned
@@ -190,7 +192,7 @@ class ToolEffect:
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float) -> ToolReturned:
         call = self.call(run, effect, attempt, seconds)
         try:
-            value = await self._invoke(self.tool.function, call)
+            value = await self._invoke(self.tool.function, call, late=lambda value: self._late(run, effect, attempt, value))
         except NotDone as said:
             raise AttemptError("not_done", str(said), said.retry, False, False, said.retry_after) from said
         except Exception as raised:
@@ -198,13 +200,20 @@ class ToolEffect:
             message = f"{type(raised).__name__}: {raised}"
             raise AttemptError("raised", message, True, None, True) from raised
         try:
-            stored = self.tool.dump(value)
+            return self._returned(effect, attempt, value, hold.nanousd)
         except BadInput as wrong:
             raise AttemptError("malformed", str(wrong), False, True, True) from wrong
+
+    def _returned(self, effect: int, attempt: int, value: Any, nanousd: int) -> ToolReturned:
         origin = "tool" if self.tool.trusted else f"tool:{self.tool.name}"
         return ToolReturned(
-            effect=effect, attempt=attempt, value=stored, nanousd=hold.nanousd, origin=origin
+            effect=effect, attempt=attempt, value=self.tool.dump(value), nanousd=nanousd, origin=origin
         )
+
+    def _late(self, run: LiveRun, effect: int, attempt: int, value: Any) -> None:
+        """A plain function ended after its time: what it says is evidence, not a result."""
+        with contextlib.suppress(BadInput):
+            leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, 0))
 
     def call(self, run: LiveRun, effect: int, attempt: int, seconds: float) -> Call[Any]:
         return Call(deps=self.deps, key=f"{run.id}-{effect}", run=run.id, attempt=attempt, seconds_left=seconds)
@@ -214,8 +223,20 @@ class ToolEffect:
         assert self.tool.probe is not None  # only checkable tools are probed
         return await self._invoke(self.tool.probe, self.call(run, effect, attempt, self.timeout))
 
-    async def _invoke(self, function: Callable[..., Any], call: Call[Any]) -> Any:
+    async def _invoke(
+        self, function: Callable[..., Any], call: Call[Any], late: Callable[[Any], None] | None = None
+    ) -> Any:
         arguments = self.tool.revive(self.args)
         if inspect.iscoroutinefunction(function):
             return await function(call, **arguments)
-        return await self.offload(lambda: function(call, **arguments))
+        future = self.offload(lambda: function(call, **arguments))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if late is not None:
+                future.add_done_callback(lambda done: late(done.result()) if _succeeded(done) else None)
+            raise
+
+
+def _succeeded(future: asyncio.Future[Any]) -> bool:
+    return not future.cancelled() and future.exception() is None

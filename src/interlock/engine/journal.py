@@ -87,7 +87,8 @@ class Journal:
     def _cleared(self, seq: int, entry: Entry, event: DoubtCleared) -> None:
         entry.cleared = event
         if event.happened:  # what it returned stands in this event, under the same name as in a result
-            entry.result, entry.result_seq = ToolReturned(effect=event.effect, value=event.value), seq
+            origin = f"tool:{entry.intent.tool}" if isinstance(entry.intent, ToolCalled) else "model"
+            entry.result, entry.result_seq = ToolReturned(effect=event.effect, value=event.value, origin=origin), seq
 
     def _intent(self, seq: int, event: Intent) -> None:
         entry = self.entries.get(event.effect)

@@ -122,6 +122,9 @@ def _evidence(run: LiveRun, item: InboxItem) -> None:
     value: Json = late.value if isinstance(late, e.ToolReturned) else None
     if number in run.state.doubts:
         run.add(e.DoubtCleared(effect=late.effect, way="evidence", happened=True, value=value))
+        for wait, (_, why, _, _, _, effect) in list(run.state.waiting.items()):
+            if why == "doubt" and effect == late.effect:
+                run.add(e.WaitEnded(wait=int(wait), how="evidence"))
     spent = late.tokens_in + late.tokens_out if isinstance(late, e.ModelReplied) else 0
     run.add(
         e.EvidenceRecorded(

@@ -14,9 +14,10 @@ Graph = Mapping[str, frozenset[str]]
 
 
 def engine_outcomes(row: Row[Any, Any]) -> frozenset[str]:
-    """What the engine may say at the end of a turn in this row. A wait for time only passes."""
+    """What the engine may say at the end of a turn in this row. A question's prompt may raise; a wait for time
+    only passes."""
     if isinstance(row.state, AskState):
-        return frozenset({EngineOutcome.TIMEOUT, EngineOutcome.LIMIT_REACHED})
+        return frozenset({EngineOutcome.TIMEOUT, EngineOutcome.LIMIT_REACHED, EngineOutcome.ERROR})
     if isinstance(row.state, WaitState):
         timed = {EngineOutcome.TIMEOUT} if row.state.signal is not None else set()
         return frozenset({EngineOutcome.LIMIT_REACHED, *timed})

@@ -31,8 +31,8 @@ PriceOf = Callable[[str], Price]
 
 ESTIMATED_WINDOW_TOKENS = WINDOW_BYTES * 2 // 5  # estimate mode takes 2.5 bytes for a token
 
-_STEPS_MAX = 100_000
-"""Beyond so many steps of the exact search (thousands of turns) the bound by filling is taken: it needs one pass."""
+_STEPS_MAX = 20_000
+"""Beyond so many steps of the exact search (thousands of turns, some 20 ms) the bound by filling is taken: one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def worst_case(machine: AnyDefinition, price_of: PriceOf, *, input_tokens: int |
 
 def ceiling_of(machine: AnyDefinition, price_of: PriceOf, *, input_tokens: int | None = None) -> Amounts:
     """What one run may use: its `Limits` where they are given, else the worst case, with what is kept back for wrapping
-    up on top. Raises as `worst_case` does. Takes milliseconds, seconds for thousands of turns: keep the answer."""
+    up on top. Raises as `worst_case` does. Takes milliseconds: keep the answer."""
     limits = machine.limits
     stated = {"turns": limits.turns, "active_ms": _ms(limits.seconds), "calls": limits.calls, "tokens": limits.tokens}
     stated["nanousd"] = None if limits.usd is None else nanousd(limits.usd)

@@ -6,13 +6,14 @@ import collections.abc
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Self, get_args, get_origin
 
 from interlock.machine.rules.annotations import Unresolved, resolved, serves, shown
 from interlock.machine.rules.handlers import turn_arguments
 from interlock.machine.rules.remark import AnyDefinition, Remark, on_tool, rows, tool_uses
 from interlock.machine.rules.tools import dependency
-from interlock.machine.states import CodeState, Source
+from interlock.machine.states import CodeState
 
 _OPENERS = (
     collections.abc.AsyncIterator,
@@ -70,10 +71,6 @@ def _needs(machine: AnyDefinition) -> Iterator[tuple[Any, Callable[[str], Remark
     for state, row in rows(machine):
         if isinstance(row.state, CodeState):
             wanted = turn_arguments(row.state.handler)
-            yield (wanted[1] if len(wanted) > 1 else None), _on_state(state, row.state.source)
+            yield (wanted[1] if len(wanted) > 1 else None), partial(Remark, state=state, source=row.state.source)
     for tool, state in tool_uses(machine):
-        yield dependency(tool), lambda message, tool=tool, state=state: on_tool(tool, state, message)  # type: ignore[misc] # bound now
-
-
-def _on_state(state: str, source: Source) -> Callable[[str], Remark]:
-    return lambda message: Remark(message, state, source)
+        yield dependency(tool), partial(on_tool, tool, state)

@@ -28,13 +28,13 @@ SELECT worker, fence, seq, commit_id, status, wake_at, mail, account FROM run WH
 
 -- commit_run --
 -- After a commit that moves nothing a claim looks at: the indexes stay as they are.  running -> running
-UPDATE run SET reason = ?2, state = ?3, turn = ?4, seq = ?5, head = ?6, turn_seq = ?7, content = ?8, deadline_at = ?9,
+UPDATE run SET reason = ?2, state = ?3, turn = ?4, seq = ?5, head = COALESCE(?6, head), turn_seq = ?7, content = ?8, deadline_at = ?9,
                commit_id = ?10, changed_at = ?11, live = CAST(?12 AS TEXT)
 WHERE number = ?1;
 
 -- commit_run_and_move --
 -- After any other commit.  running -> running, ready, waiting, paused or an end
-UPDATE run SET reason = ?2, state = ?3, turn = ?4, seq = ?5, head = ?6, turn_seq = ?7, content = ?8, deadline_at = ?9,
+UPDATE run SET reason = ?2, state = ?3, turn = ?4, seq = ?5, head = COALESCE(?6, head), turn_seq = ?7, content = ?8, deadline_at = ?9,
                commit_id = ?10, changed_at = ?11, live = CAST(?12 AS TEXT),
                status = ?13, wake_at = ?14, worker = ?15,
                mail = EXISTS (SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL)

@@ -7,6 +7,7 @@ given after COMMIT. What a write means is in `writes` and `claims`; here is only
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ class SqliteStore:
         self.restored = False
         self._clock = clock
         self._closed = False
+        self._inode = 0
         self._writing = threading.RLock()
         self._reading = self._writing if self.path == MEMORY else threading.RLock()
         try:
@@ -101,6 +103,7 @@ class SqliteStore:
         with self._writing:
             try:
                 with self._writer_lock:
+                    self._check_still_there()
                     answers = self._together(batch)
             except (StoreError, OSError) as wrong:
                 error = explain(self.path, wrong)
@@ -108,6 +111,11 @@ class SqliteStore:
             if any(isinstance(write, Beat | Join | Part) for write in batch):
                 self._mark()
         return answers
+
+    def _check_still_there(self) -> None:
+        """A backup moved into place while we run: what we wrote would go to a file that nobody opens again."""
+        if self._inode and os.stat(self.path).st_ino != self._inode:
+            raise StoreError(f"{self.path}: was replaced while it was open; nothing was written. Start again")
 
     def _together(self, batch: Sequence[Write]) -> list[Answer]:
         try:
@@ -223,6 +231,7 @@ class SqliteStore:
             writer_lock.close()
             raise
         self._epoch = EpochFile(self.path)
+        self._inode = os.stat(self.path).st_ino
         self._equip(FileLocks(self.path), writer_lock)
         self._enter_epoch()
 

@@ -148,9 +148,8 @@ class Writes:
 
     def _move(self, commit: Commit, stays: bool) -> bool:
         row, last = commit.row, commit.events[-1] if commit.events else None
-        if last is None:
-            raise StoreError("a commit without an event")
-        columns = (commit.run, row.reason, row.state, row.turn, last.seq, last.hash, row.turn_seq, row.content,
+        seq, head = (commit.after, None) if last is None else (last.seq, last.hash)  # without events it only releases
+        columns = (commit.run, row.reason, row.state, row.turn, seq, head, row.turn_seq, row.content,
                    row.deadline_at, commit.id, commit.at, row.live)  # fmt: skip
         if stays:
             self._run(self._sql["commit_run"], columns)

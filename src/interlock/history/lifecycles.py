@@ -1,0 +1,105 @@
+"""The life cycles of run, effect, wait and account: each one literal table of (from, event, to).
+
+`docs/lifecycle.md` is drawn from these tables, and tests hold every run they play against them. The fold in
+`history.fold` is what makes them true. Knows no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Moves = tuple[tuple[str, str, str], ...]
+
+RUN: Moves = (
+    ("", "run_started", "ready"),
+    ("ready", "transitioned", "ready"),
+    ("ready", "transitioned", "completed"),
+    ("ready", "transitioned", "failed"),
+    ("ready", "wait_opened", "waiting"),
+    ("waiting", "wait_ended", "ready"),
+    ("ready", "paused", "paused"),
+    ("waiting", "paused", "paused"),
+    ("paused", "resumed", "ready"),
+    ("paused", "resumed", "waiting"),
+    ("ready", "cancelled", "cancelled"),
+    ("waiting", "cancelled", "cancelled"),
+    ("paused", "cancelled", "cancelled"),
+)
+"""A run's status. `running` isn't here: it is a ready run that a worker holds. Events not named leave it as it is."""
+
+EFFECT: Moves = (
+    ("", "model_called", "under way"),
+    ("", "tool_called", "under way"),
+    ("under way", "model_replied", "done"),
+    ("under way", "tool_returned", "done"),
+    ("under way", "attempt_failed", "failed"),
+    ("under way", "attempt_failed", "in doubt"),
+    ("failed", "model_called", "under way"),
+    ("failed", "tool_called", "under way"),
+    ("in doubt", "doubt_cleared", "done"),
+    ("in doubt", "doubt_cleared", "failed"),
+    ("failed", "evidence_recorded", "failed"),
+    ("done", "evidence_recorded", "done"),
+)
+"""One effect over all its attempts."""
+
+WAIT: Moves = (
+    ("", "wait_opened", "open"),
+    ("open", "wait_ended", "closed by a decision"),
+    ("open", "wait_ended", "closed by a signal"),
+    ("open", "wait_ended", "closed by the timer"),
+    ("open", "wait_ended", "closed by an extension"),
+    ("open", "wait_ended", "closed by evidence"),
+    ("open", "wait_ended", "closed by a cancel"),
+)
+"""A wait is closed once."""
+
+ACCOUNT: Moves = (
+    ("", "run_started", "open"),
+    ("open", "model_called", "held"),
+    ("open", "tool_called", "held"),
+    ("held", "model_replied", "open"),
+    ("held", "tool_returned", "open"),
+    ("held", "attempt_failed", "open"),
+    ("open", "warned", "warned"),
+    ("warned", "extended", "open"),
+    ("warned", "wait_ended", "open"),
+    ("open", "overrun", "overrun"),
+    ("overrun", "extended", "open"),
+)
+"""A run's account: something is held while an attempt is under way; settled, what it cost is spent."""
+
+LIFECYCLES: Mapping[str, Moves] = {"run": RUN, "effect": EFFECT, "wait": WAIT, "account": ACCOUNT}
+
+
+def mermaid(moves: Moves) -> str:
+    """A life cycle as a Mermaid state diagram."""
+    names = list(dict.fromkeys(name for move in moves for name in (move[0], move[2]) if name))
+    lines = ["stateDiagram-v2"]
+    lines += [f'    state "{name}" as s{number}' for number, name in enumerate(names)]
+    by_ends: dict[tuple[str, str], list[str]] = {}
+    for source, event, target in moves:
+        by_ends.setdefault((source, target), []).append(event)
+    for (source, target), events in by_ends.items():
+        start = "[*]" if not source else f"s{names.index(source)}"
+        lines.append(f"    {start} --> s{names.index(target)}: {', '.join(events)}")
+    ends = {target for _, _, target in moves} - {source for source, _, _ in moves}
+    lines += [f"    s{names.index(name)} --> [*]" for name in names if name in ends]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The text of `docs/lifecycle.md`."""
+    parts = [
+        "# Life cycles",
+        "",
+        "Drawn from `src/interlock/history/lifecycles.py`; `python -m interlock.history.lifecycles > docs/lifecycle.md`",
+        "draws them anew, and a test fails when this page is older than the tables.",
+    ]
+    for name, moves in LIFECYCLES.items():
+        parts += ["", f"## {name.capitalize()}", "", "```mermaid", mermaid(moves), "```"]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
