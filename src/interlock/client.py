@@ -23,7 +23,7 @@ from interlock.engine.live_run import account_of, cell_of
 from interlock.engine.record import dump_record
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
-from interlock.errors import BadInput, KeyTaken, UnknownRun, WaitClosed
+from interlock.errors import BadInput, KeyTaken, ShapeChanged, UnknownRun, WaitClosed
 from interlock.history import chain, payloads
 from interlock.history.events import Event, RunStarted, to_json
 from interlock.history.fold import FINAL, RunState
@@ -216,8 +216,15 @@ class Client:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def run(self, run_id: str, machine: Machine[R, Any] | None = None) -> RunHandle[R]:
-        """A run that exists, by id, the beginning of one, or `@last`. Raises `UnknownRun`."""
-        return RunHandle(self, self.store.find(run_id).id, machine)
+        """A run that exists, by id, the beginning of one, or `@last`. Raises `UnknownRun`; `ShapeChanged` when it is
+        open and was started on another shape of `machine`."""
+        row = self.store.find(run_id)
+        if machine is not None and row.status not in FINAL and (row.machine, row.shape) != (machine.name, machine.shape):
+            raise ShapeChanged(
+                f"run {row.id} is open on machine {row.machine} of shape {row.shape}; this {machine.name} has shape "
+                f"{machine.shape}: finish it with the code it was started with, or cancel it"
+            )
+        return RunHandle(self, row.id, machine)
 
     def show(self, run_id: str) -> RunView:
         """A run as it stands. Raises `UnknownRun`."""

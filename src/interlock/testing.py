@@ -121,7 +121,7 @@ async def _play(
     client = Client(world=world)
     began = clock.monotonic()
     handle = await client.start(machine, record, by="test")
-    async with Worker(client, [machine], name="test"):
+    async with Worker(client, [machine], name="test", watch=False):
         result = await handle.result(until_waiting=True)
         for answer in answers:
             await client.resolve(handle.id, *answer, by="person")

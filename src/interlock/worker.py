@@ -36,6 +36,7 @@ class Worker:
     concurrency  runs at once
     only         advance this one run (by id) and no other
     drain        seconds that runs get to reach a turn boundary when the worker stops
+    watch        have a thread name the handler that blocks this worker's loop
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Worker:
         only: str | None = None,
         drain: float = 10.0,
         name: str | None = None,
+        watch: bool = True,
     ) -> None:
         self.world = host.world
         self.machines = {machine.name: machine for machine in machines}
@@ -60,6 +62,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._seen: dict[int, tuple[int, float]] = {}  # other workers: beat, and since when we see it stand
+        self._watch = watch
         self._watchdog: Watchdog | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -69,6 +72,8 @@ class Worker:
         deps = {name: await self._open_deps(machine) for name, machine in self.machines.items()}
         self._orchestrator = Orchestrator(self.world, self.machines, deps)
         await self._join()
+        if self._watch:
+            self._watchdog = Watchdog(asyncio.get_running_loop())
         self._loops = [asyncio.create_task(self._claims(), name="claims"), asyncio.create_task(self._beats(), name="beats")]
         listeners = getattr(self._host, "listeners", None)
         if listeners is not None:
@@ -105,10 +110,6 @@ class Worker:
         if self._watchdog is not None:
             self._watchdog.stop()
         await self._stack.aclose()
-
-    def watch(self) -> None:
-        """Have a thread name the handler that blocks this worker's loop."""
-        self._watchdog = Watchdog(asyncio.get_running_loop())
 
     def nudge(self) -> None:
         """Look for work now rather than at the next poll."""

@@ -1,4 +1,4 @@
-"""What every store promises: one suite, inherited by the tests of each. Every sentence of the protocol is a test here."""
+"""What every store promises: one suite, inherited by the tests of each. Every sentence of the protocol is a test."""
 
 from __future__ import annotations
 

@@ -106,8 +106,8 @@ def faults(record: Record, folder: Path, chance: Random, states: int) -> list[st
 
 def laid_out(folder: Path, files: Files, mark: bytes) -> Path:
     folder.mkdir(exist_ok=True)
-    for name in folder.iterdir():
-        name.unlink()
+    for old in folder.iterdir():
+        old.unlink()
     for name, body in files.items():
         (folder / name).write_bytes(body)
     (folder / "s.db.epoch").write_bytes(mark)

@@ -1,4 +1,4 @@
-"""The SQLite store keeps the contract, in a file and in memory; and what is SQLite's own: whose file, how old, how full.
+"""The SQLite store keeps the contract, in a file and in memory. And SQLite's own: whose file, how old, how full.
 
 Raw access goes through apsw: a second SQLite library in one process would not see the locks of the first.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest

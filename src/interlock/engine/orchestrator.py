@@ -55,11 +55,21 @@ class Orchestrator:
         run = LiveRun(self.world, self.machines[lease.snapshot.row.machine], lease)
         try:
             self._greet(run, lease)
+            while not await self._released(run):
+                pass
+        except StaleLease:
+            return  # another worker has it; nothing of ours was written
+
+    async def _released(self, run: LiveRun) -> bool:
+        """Turn after turn, then give the lease back. False: a commit was refused, and what it said was saved."""
+        try:
             while await self._step(run) and not self.draining:
                 pass
             await run.release()
-        except StaleLease:
-            return  # another worker has it; nothing of ours was written
+            return True
+        except Interrupted as interrupted:
+            await salvage.reload(run, str(interrupted))
+            return False
 
     def _greet(self, run: LiveRun, lease: Lease) -> None:
         """Say what is new since the run was last held."""
@@ -73,18 +83,14 @@ class Orchestrator:
 
     async def _step(self, run: LiveRun) -> bool:
         """One turn, or as much of it as can be had now. False: there is nothing more to do here."""
-        try:
-            await mail.read(run)
-            self._close_due_waits(run)
-            if run.state.status != "ready":
-                return run.mail and not run.ended
-            ended = await self._take_turn(run)
-            if ended is not None:
-                conclude(run, ended)
-            return not run.ended
-        except Interrupted as interrupted:
-            await salvage.reload(run, str(interrupted))
-            return True
+        await mail.read(run)
+        self._close_due_waits(run)
+        if run.state.status != "ready":
+            return run.mail and not run.ended
+        ended = await self._take_turn(run)
+        if ended is not None:
+            conclude(run, ended)
+        return not run.ended
 
     def _close_due_waits(self, run: LiveRun) -> None:
         for number, (_, _, _, due, *_) in list(run.state.waiting.items()):

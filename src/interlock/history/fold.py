@@ -62,6 +62,8 @@ class RunState:
     ceiling: dict[str, int] = field(default_factory=_zeros)
     spent: dict[str, int] = field(default_factory=_zeros)
     held: dict[str, int] = field(default_factory=_zeros)
+    tokens_in: int = 0  # of replies; the account's tokens also count what a doubt may have used
+    tokens_out: int = 0
     wrapping: bool = False  # limits are used up: only what is reserved remains
     overrun: bool = False
     warned: dict[str, int] = field(default_factory=dict)  # dimension -> the ceiling it was said about
@@ -219,6 +221,8 @@ def _effect_begun(
 
 def _model_replied(run: RunState, seq: int, event: e.ModelReplied) -> None:
     run._settle(event.effect, event.tokens_in + event.tokens_out, event.nanousd)
+    run.tokens_in += event.tokens_in
+    run.tokens_out += event.tokens_out
 
 
 def _tool_returned(run: RunState, seq: int, event: e.ToolReturned) -> None:

@@ -14,13 +14,12 @@ Graph = Mapping[str, frozenset[str]]
 
 
 def engine_outcomes(row: Row[Any, Any]) -> frozenset[str]:
-    """What the engine may say at the end of a turn in this row. A question's prompt may raise; a wait for time
-    only passes."""
+    """What the engine may say at the end of a turn in this row. Any turn may take its workers down: `error`."""
     if isinstance(row.state, AskState):
         return frozenset({EngineOutcome.TIMEOUT, EngineOutcome.LIMIT_REACHED, EngineOutcome.ERROR})
     if isinstance(row.state, WaitState):
         timed = {EngineOutcome.TIMEOUT} if row.state.signal is not None else set()
-        return frozenset({EngineOutcome.LIMIT_REACHED, *timed})
+        return frozenset({EngineOutcome.LIMIT_REACHED, EngineOutcome.ERROR, *timed})
     return frozenset(EngineOutcome)
 
 

@@ -1,0 +1,106 @@
+"""Audit: what must be true of any log, whatever happened to its workers. Recounts everything from the events alone,
+without the engine's own fold, so that an error there shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from interlock.history import events as e
+from interlock.machine.limits import Amounts
+from interlock.reading import read_events, verify_run
+from interlock.store.protocol import RunFilter, Store
+
+FINAL = ("completed", "failed", "cancelled")
+
+
+def audit(store: Store) -> None:
+    """Every run of the store: its log verifies, its accounts balance, nothing was repeated blindly."""
+    for row in store.runs(RunFilter(limit=10_000)):
+        assert (broken := verify_run(store, row)) is None, broken
+        log = [event for _, event, _ in read_events(store, row.number)]
+        spent = recount(log)
+        for name in ("calls", "tokens", "nanousd", "turns"):
+            assert getattr(row.account.spent, name) == getattr(spent, name), (row.id, name, row.account.spent, spent)
+        if row.status in FINAL:
+            assert row.account.held == Amounts(), f"{row.id} ended with {row.account.held} held"
+        no_blind_repeat(log)
+        ends_once(log)
+        assert row.status != "completed" or not doubts_left(log), f"{row.id} completed in doubt"
+
+
+def recount(log: Iterable[e.Event]) -> Amounts:
+    """What the events say was spent."""
+    turns = calls = tokens = nanousd = 0
+    for event in log:
+        match event:
+            case e.ModelCalled() | e.ToolCalled():
+                calls += 1
+            case e.ModelReplied():
+                tokens += event.tokens_in + event.tokens_out
+                nanousd += event.nanousd
+            case e.ToolReturned():
+                nanousd += event.nanousd
+            case e.AttemptFailed() | e.EvidenceRecorded():
+                tokens += event.tokens
+                nanousd += event.nanousd
+            case e.Transitioned():
+                turns += event.counts
+    return Amounts(turns=turns, calls=calls, tokens=tokens, nanousd=nanousd)
+
+
+def no_blind_repeat(log: Iterable[e.Event]) -> None:
+    """No tool is called while one of its calls is in doubt, and nothing that has a result is done again."""
+    doubts: dict[int, str] = {}
+    under_way: dict[int, e.ToolCalled | e.ModelCalled] = {}
+    done: set[int] = set()
+    last: dict[int, int] = {}
+    for event in log:
+        match event:
+            case e.ToolCalled() | e.ModelCalled():
+                assert event.effect not in done, f"effect {event.effect} has a result and is done again"
+                assert event.effect not in under_way, f"effect {event.effect} is under way and is done again"
+                assert event.attempt == last.get(event.effect, 0) + 1, f"effect {event.effect}: attempt {event.attempt}"
+                if isinstance(event, e.ToolCalled):
+                    assert event.tool not in doubts.values(), f"{event.tool} is called while {doubts} is in doubt"
+                last[event.effect] = event.attempt
+                under_way[event.effect] = event
+            case e.ToolReturned() | e.ModelReplied():
+                under_way.pop(event.effect)
+                done.add(event.effect)
+            case e.AttemptFailed():
+                intent = under_way.pop(event.effect)
+                if event.doubt:
+                    assert isinstance(intent, e.ToolCalled) and intent.way != "repeat"
+                    doubts[event.effect] = intent.tool
+                elif event.sent and event.kind in ("lost", "timeout", "raised", "abandoned"):
+                    assert isinstance(intent, e.ModelCalled) or intent.way == "repeat", f"{event} is no doubt"
+            case e.DoubtCleared():
+                doubts.pop(event.effect)
+                if event.happened:
+                    done.add(event.effect)
+
+
+def ends_once(log: list[e.Event]) -> None:
+    """After the event that ended the run there is nothing but evidence; event numbers of turns never run back."""
+    ends = [at for at, event in enumerate(log) if isinstance(event, e.Cancelled) or getattr(event, "status", None)]
+    if ends:
+        assert all(isinstance(event, e.EvidenceRecorded) for event in log[ends[0] + 1 :])
+    turns = [event.turn for event in log]
+    assert turns == sorted(turns)
+
+
+def doubts_left(log: Iterable[e.Event]) -> set[int]:
+    """Effects that may or may not have happened."""
+    left: set[int] = set()
+    for event in log:
+        if isinstance(event, e.AttemptFailed) and event.doubt:
+            left.add(event.effect)
+        elif isinstance(event, e.DoubtCleared):
+            left.discard(event.effect)
+    return left
+
+
+def counted(log: Iterable[e.Event]) -> Counter[str]:
+    return Counter(event.TYPE for event in log)
