@@ -24,8 +24,9 @@ LINES = [
     ["store.protocol", "agent"],
     ["engine"],
     ["store"],  # the rest of it: the concrete stores
-    ["bootstrap"],
-    ["worker", "client"],
+    ["bootstrap", "reading"],
+    ["worker"],
+    ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],
     ["server", "redteam"],
     ["cli"],

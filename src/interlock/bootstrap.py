@@ -18,11 +18,14 @@ from interlock.engine.committer import Committer, InlineCommitter, ThreadCommitt
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import StoreError
-from interlock.machine.limits import Price
+from interlock.machine.limits import WINDOW_BYTES, Price
 from interlock.store.protocol import Store
 from interlock.store.sqlite import open_sqlite
 
 DEFAULT_STORE = "sqlite:///interlock.db"
+
+REQUEST_TOKENS_MAX = WINDOW_BYTES + 8192
+"""No request is billed for more input: the window, and room for framing. Price tiers above it don't apply."""
 
 
 class HasWorld(Protocol):
@@ -62,7 +65,7 @@ class Prices:
     table: Mapping[str, Price]
 
     def __call__(self, model: str, table: Mapping[str, Price]) -> Price:
-        return price_of(model, {**self.table, **table})
+        return price_of(model, {**self.table, **table}, tokens_in_max=REQUEST_TOKENS_MAX)
 
 
 def store_url(url: str | None = None) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.canonical import Json, decode
+from interlock.canonical import Json, decode, sha256
 from interlock.engine.live_run import account_of, cell_of, pointers_of
+from interlock.engine.mail import RESTORED
+from interlock.errors import StoreError
 from interlock.history import chain, payloads
 from interlock.history.events import Event, WaitOpened, from_json
 from interlock.history.fold import FINAL, RunState, value_of, walk
@@ -179,13 +181,20 @@ def _fold_break(store: Store, row: RunRow, events: list[tuple[int, bytes]]) -> B
     state = RunState()
     for seq, body in events:
         try:
-            state.apply(seq, from_json(decode(body)))
-        except (KeyError, ValueError, TypeError) as wrong:
+            state.apply(seq, from_json(payloads.join(body, lambda digest: _proven_payload(store, digest))))
+        except (KeyError, ValueError, TypeError, StoreError) as wrong:
             return Broken(row.id, seq, f"this event can't be read: {wrong}")
     for what, stored, folded in _compared(store, row, state):
         if stored != folded:
             return Broken(row.id, row.seq, f"the {what} differs from what the log says")
     return None
+
+
+def _proven_payload(store: Store, digest: bytes) -> bytes:
+    body = store.payload(digest)
+    if sha256(body) != digest:
+        raise ValueError(f"the bytes of payload {digest.hex()} don't match its name")
+    return body
 
 
 def _compared(store: Store, row: RunRow, state: RunState) -> Iterator[tuple[str, Any, Any]]:
@@ -195,5 +204,27 @@ def _compared(store: Store, row: RunRow, state: RunState) -> Iterator[tuple[str,
     yield "live state", row.live, state.live()
     yield "account", row.account, account_of(state)
     yield "record", set(snapshot.cells), {cell_of(name, p) for name, cells in state.cells.items() for p in cells}
-    waits = sorted(int(number) for number in state.waiting)
-    yield "set of open waits", sorted(wait.number for wait in snapshot.waits), waits
+    yield "set of open waits", _open_rows(snapshot), _open_in_log(snapshot, state)
+    turn = (row.state, row.turn, row.turn_seq, row.content)
+    yield "run row", turn, (state.state, state.turn, state.turn_seq, state.content)
+    if not _parked_by_store(row, state):
+        yield "status", "ready" if row.status == "running" else row.status, state.status
+
+
+def _open_rows(snapshot: Snapshot) -> set[tuple[Any, ...]]:
+    return {(wait.number, wait.kind, wait.why, wait.seq, wait.due, wait.signal) for wait in snapshot.waits}
+
+
+def _open_in_log(snapshot: Snapshot, state: RunState) -> set[tuple[Any, ...]]:
+    """Waits that the log leaves open, but for those whose decision lies unread in the inbox: it has closed the row."""
+    decided = {item.body["wait"] for item in snapshot.inbox if item.kind == "decision"}
+    return {
+        (int(number), kind, why, seq, due, signal)
+        for number, (kind, why, seq, due, signal, _) in state.waiting.items()
+        if int(number) not in decided
+    }
+
+
+def _parked_by_store(row: RunRow, state: RunState) -> bool:
+    """A restored store parks open runs before any worker can write it into their logs."""
+    return row.status == "paused" and row.worker is None and row.reason.startswith(RESTORED) and state.status not in FINAL

@@ -6,6 +6,7 @@ Raw access goes through apsw: a second SQLite library in one process would not s
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,11 @@ from interlock.clock import ManualClock
 from interlock.errors import ForeignStore, NewerStore, StoreError
 from interlock.store.protocol import Committed, Failed, Started, Store
 from interlock.store.sqlite import SqliteStore, mounts, open_sqlite
+from interlock.store.sqlite.queries import queries
 from tests.store.author import Author, begin, claim, join, running
 from tests.store.contract import StoreContract, dump
+
+WALKS = {"runs", "last_run", "parked_runs"}  # lists for people, cut at a limit or asked by `doctor`
 
 
 def opened(path: Path, **more: Any) -> SqliteStore:
@@ -286,6 +290,17 @@ def test_a_full_disk_fails_writes_until_there_is_room(tmp_path: Path) -> None:
     done, started = store.write([commit, start])
     assert done == Committed(mail=False) and isinstance(started, Started)
     store.close()
+
+
+@pytest.mark.parametrize("name", [name for name in queries() if name not in WALKS])
+def test_no_statement_of_the_hot_path_walks_through_a_table(name: str) -> None:
+    """What a claim, a commit or a resume costs mustn't grow with the runs that have ended."""
+    store = SqliteStore(":memory:", clock=ManualClock())
+    sql = queries()[name]
+    marks = max((int(number) for number in re.findall(r"\?(\d+)", sql)), default=0)
+    plan = [step for *_, step in store._db.execute(f"EXPLAIN QUERY PLAN {sql}", (1,) * marks)]
+    store.close()
+    assert [step for step in plan if re.fullmatch(r"SCAN (run|event|wait|cell|inbox|account)", step)] == []
 
 
 def test_doctor_names_a_dead_worker_that_holds_runs(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def conclude(run: LiveRun, ended: Ended) -> None:
     """Turn the end of a turn into its transition, or hand it to a person."""
     mail.abandon(run, f"the turn ended `{ended.outcome}`")
     print_ = _print(run, ended)
-    ended = _stalled(run, ended, print_) or ended
+    if not ended.by:  # what a person chose is done
+        ended = _stalled(run, ended, print_) or ended
     to = _destination(run, ended.outcome)
     if to is None:
         opened = escalation(run.machine.row(run.state.state), run, ended.outcome, ended.why)

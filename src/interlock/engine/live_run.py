@@ -356,7 +356,7 @@ class LiveRun:
         state = self.state
         return RowChange(
             status=state.status,
-            reason=state.reason,
+            reason=state.reason.encode("utf-8", "replace").decode(),  # as text: the log keeps it exactly
             state=state.state,
             turn=state.turn,
             turn_seq=state.turn_seq,

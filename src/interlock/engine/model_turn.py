@@ -17,9 +17,10 @@ from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
 from interlock.engine.ending import Ended
 from interlock.engine.journal import Entry
+from interlock.engine.live_run import Interrupted
 from interlock.engine.moves import Calling, Chosen, Illegal, offers_of, read_move
 from interlock.engine.record import RecordDraft
-from interlock.errors import EffectFailed, InterlockError
+from interlock.errors import EffectFailed, InterlockError, StaleLease, StoreError
 from interlock.history.events import ModelReplied, MoveRefused
 from interlock.machine.limits import WINDOW_BYTES
 from interlock.machine.outcomes import EngineOutcome
@@ -35,6 +36,8 @@ async def model_turn(desk: Desk, state: ModelState) -> Ended:
         return await _ModelTurn(desk, state).decide()
     except EffectFailed as failed:
         return Ended(failed.outcome, why=str(failed))
+    except (StaleLease, Interrupted, StoreError):
+        raise
     except InterlockError as refused:
         return Ended(EngineOutcome.ERROR, why=str(refused))
 

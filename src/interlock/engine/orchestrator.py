@@ -21,7 +21,7 @@ from interlock.engine.people import ask_turn, wait_turn
 from interlock.engine.preemption import preempted
 from interlock.engine.use_turn import use_turn
 from interlock.engine.world import World
-from interlock.errors import StaleLease
+from interlock.errors import StaleLease, StoreError
 from interlock.history import events as e
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import AskState, CodeState, ModelState, UseState, WaitState
@@ -119,13 +119,21 @@ class Orchestrator:
     async def _perform(self, desk: Desk, ended: Ended | None) -> Ended:
         state = desk.run.machine.row(desk.run.state.state).state
         if ended is None:
-            ended = await PERFORMERS[type(state)](desk, state)
+            ended = await self._performed(desk, state)
             if desk.journal.unasked:
                 await desk.diverge("the handler ended without asking for what is recorded")
         if desk.run.state.doubts and completes(desk.run, ended):
             # Not `completed` while anything may or may not have happened.
             await Effects(desk, 0).clear_left_behind()
         return ended
+
+    async def _performed(self, desk: Desk, state: Any) -> Ended:
+        try:
+            return await PERFORMERS[type(state)](desk, state)
+        except (StaleLease, Interrupted, StoreError):
+            raise
+        except Exception as raised:  # a prompt's function, or a model, with a bug: it has a destination too
+            return Ended(EngineOutcome.ERROR, why=f"{type(raised).__name__}: {raised}"[:500])
 
     async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended]) -> Ended | None:
         if task.done() and not desk.stop.done():

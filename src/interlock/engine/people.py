@@ -35,6 +35,8 @@ async def ask_turn(desk: Desk, state: AskState) -> Ended:
     if ended.how == "timer":
         return Ended(EngineOutcome.TIMEOUT, why=f"nobody of `{state.of}` answered in time")
     try:
+        if ended.outcome not in state.writes:
+            raise BadInput(f"no outcome `{ended.outcome}` here; it takes {', '.join(state.writes)}")
         return answer(desk, ended, seq_of(desk, ended))
     except BadInput as wrong:
         desk.add(AnswerDropped(kind="decision", body=dict(ended.fields), why=str(wrong)))
@@ -134,9 +136,14 @@ def _choices(row: Row[Any, Any], run: LiveRun) -> dict[str, Json]:
 def answer(desk: Desk, ended: WaitEnded, seq: int) -> Ended:
     """What a person's answer makes of the turn. Raises `BadInput` for fields that don't fit the record."""
     assert ended.outcome is not None  # a decision names an outcome
-    allowed = _choices(desk.run.machine.row(desk.run.state.state), desk.run).get(ended.outcome, {})
-    fields = tuple(allowed.get("properties", {}))
-    writes = writes_of(desk.run, ended.fields, seq, fields)
+    choices = _choices(desk.run.machine.row(desk.run.state.state), desk.run)
+    if ended.outcome not in choices:
+        raise BadInput(f"no outcome `{ended.outcome}` here; it takes {', '.join(choices)}")
+    allowed = choices[ended.outcome]
+    missing = [name for name in allowed.get("required", ()) if name not in ended.fields]
+    if missing:
+        raise BadInput(f"`{ended.outcome}` takes `{missing[0]}`, which is missing")
+    writes = writes_of(desk.run, ended.fields, seq, tuple(allowed.get("properties", {})))
     return Ended(ended.outcome, writes, why=ended.reason, origin="person", by=ended.by)
 
 

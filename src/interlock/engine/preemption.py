@@ -20,12 +20,12 @@ from interlock.policy.accounts import left, usable
 
 def preempted(run: LiveRun, desk: Desk) -> Ended | None:
     """The turn's end before it has begun. None: perform the state (or wait: see the run's status)."""
-    for opened, _, ended in desk.journal.waits.values():
-        if opened.why == "budget" and ended is not None and ended.outcome == "end":
-            return Ended(EngineOutcome.BUDGET_SPENT, why=f"ended by {ended.by}", by=ended.by)
     escalated = [wait for wait in desk.journal.waits.values() if wait[0].why == "escalated"]
     if escalated and escalated[-1][2] is not None:
         return _resolved(desk, escalated[-1][0], escalated[-1][2])
+    for opened, _, ended in desk.journal.waits.values():
+        if opened.why == "budget" and ended is not None and ended.outcome == "end":
+            return Ended(EngineOutcome.BUDGET_SPENT, why=f"ended by {ended.by}", by=ended.by)
     if run.state.takeovers >= run.world.timing.takeovers:
         return Ended(EngineOutcome.ERROR, why=f"this turn took down {run.state.takeovers} workers")
     return _limited(run)

@@ -115,7 +115,7 @@ class RecordDraft:
         if name not in self._record.model_fields:
             raise AttributeError(f"{self._record.__name__} has no field `{name}`")
         self._grant.may_write(name)
-        if value is self._fields.get(name):
+        if isinstance(value, Items) and value is self._fields.get(name):
             return  # `record.items += [...]` assigns back the list that has noted its own change
         self._set[name] = dump_field(self._record, name, list(value) if isinstance(value, Items) else value)
         self._added.pop(name, None)

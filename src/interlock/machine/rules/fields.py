@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, create_model
@@ -24,12 +25,7 @@ def record(machine: AnyDefinition) -> Iterator[Remark]:
             f"the record {kind!r} is no pydantic model with fields: derive it from BaseModel", source=machine.source
         )
         return
-    unresolved = _unresolved(kind)
-    if unresolved is not None:
-        message = f"the record `{kind.__name__}` has types that can't be resolved ({unresolved}): import them beside it"
-        yield Remark(message, source=machine.source)
-        return
-    for problem in (*_settings(kind), *_unstorable(kind), *_bad_defaults(kind)):
+    for problem in _record_problems(kind):
         yield Remark(f"the record `{kind.__name__}` {problem}", source=machine.source)
 
 
@@ -113,6 +109,14 @@ def _takes_one(function: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+@lru_cache(maxsize=256)  # of a class, so machines that share one share the answer; it takes milliseconds
+def _record_problems(record: type[BaseModel]) -> tuple[str, ...]:
+    unresolved = _unresolved(record)
+    if unresolved is not None:
+        return (f"has types that can't be resolved ({unresolved}): import them beside it",)
+    return (*_settings(record), *_unstorable(record), *_bad_defaults(record))
 
 
 def _unresolved(record: type[BaseModel]) -> str | None:

@@ -25,7 +25,9 @@ def wrap_up_within(
     machine: AnyDefinition, price_of: PriceOf, dimensions: Collection[str] = DIMENSIONS
 ) -> Iterator[Remark]:
     """Each place where running out leads to a state that acts and doesn't fit the allowance."""
-    verdicts = {name: _problem(machine, name, price_of, dimensions) for name in machine.table}
+    routed = {to for _, row in rows(machine) for outcome, to in row.moves.items() if outcome in EXHAUSTED}
+    places = routed | ({machine.otherwise} if machine.otherwise is not None else set())
+    verdicts = {name: _problem(machine, name, price_of, dimensions) for name in places}
     for state, row in rows(machine):
         for outcome in sorted(EXHAUSTED & row.moves.keys()):
             problem = verdicts[row.moves[outcome]]

@@ -148,8 +148,10 @@ def tune(db: apsw.Connection, durability: Durability) -> None:
 
 
 def connect_reader(path: str, vfs: str | None = None) -> apsw.Connection:
-    """A connection that can't write. On a read-only folder it reads the file as it stands, which is whole when no
-    write-ahead log lies beside it."""
+    """A connection that can't write; SQLite may leave its two empty side files, which the next writer removes.
+
+    In a read-only folder it reads the file as it stands, which is whole when no write-ahead log lies beside it.
+    """
     try:
         return _reader(path, _READ, vfs)
     except (apsw.CantOpenError, apsw.ReadOnlyError) as wrong:

@@ -1,4 +1,5 @@
 -- Every statement the SQLite store runs on its tables, by name. `?1` are parameters, in the order that the code gives them.
+-- INDEXED BY where the planner, which knows no figures, would walk through every run or wait there ever was.
 -- Bodies go in and come out as bytes; CAST keeps them readable as text in the file.
 
 -- start_by_id --
@@ -141,7 +142,7 @@ SELECT number FROM run WHERE worker = ?1 AND mail = 1;
 
 -- claimable_with_mail --
 -- Free runs with something to read, paused ones included.
-SELECT number FROM run
+SELECT number FROM run INDEXED BY run_mail
 WHERE mail = 1 AND worker IS NULL AND status IN ('ready', 'waiting', 'paused')
   AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
 ORDER BY number LIMIT ?2;
@@ -158,7 +159,7 @@ ORDER BY wake_at LIMIT ?2;
 SELECT number FROM run
 WHERE status = 'ready' AND worker IS NULL
   AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
-ORDER BY number LIMIT ?2;
+ORDER BY wake_at, number LIMIT ?2;
 
 -- held_by --
 -- The open runs of a worker that is permitted to lose them.
@@ -169,7 +170,7 @@ ORDER BY number LIMIT ?2;
 
 -- held_past_deadline --
 -- Runs of other workers whose turn should have ended.
-SELECT number FROM run
+SELECT number FROM run INDEXED BY run_held
 WHERE worker IS NOT NULL AND worker <> ?3 AND deadline_at <= ?4 AND status NOT IN ('completed', 'failed', 'cancelled')
   AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
 ORDER BY number LIMIT ?2;
@@ -251,7 +252,7 @@ SELECT seq, CAST(body AS BLOB), hash FROM event WHERE run = ?1 AND seq >= ?2 AND
 
 -- open_waits --
 -- What a run waits for.
-SELECT {wait} FROM wait WHERE wait.run = ?1 AND wait.closed = '' ORDER BY wait.number;
+SELECT {wait} FROM wait INDEXED BY wait_open WHERE wait.run = ?1 AND wait.closed = '' ORDER BY wait.number;
 
 -- unread --
 -- What lies in a run's inbox, oldest first.

@@ -1,0 +1,117 @@
+"""Measure everything side by side, print one table, write `results.json`. Exits 1 when a bound does not hold.
+
+    python -m bench              all
+    python -m bench --no-peers   without LangGraph and DBOS, which need packages of their own
+
+Each measurement runs in a process of its own. Processor time is the least of several runs and rates are medians of
+runs made in turns with what they are compared with, because a busy machine only ever adds to both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.figures import Figure, table, write
+from bench.floor import rows_of, turns_per_second
+from bench.peers import Peer, measured_peers
+
+HERE = Path(__file__).parent
+ROUNDS = 5
+
+
+def measure(name: str, folder: Path) -> dict[str, float]:
+    """One of `bench.engine`'s measurements, in a process of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    run = subprocess.run([sys.executable, "-m", "bench.engine", name, str(folder)], capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"bench: {name} failed\n{run.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+def probe_ms() -> float:
+    """How long this machine takes now for a fixed piece of Python: what every processor time is to be read against."""
+    began, total = time.process_time(), 0
+    for number in range(1_000_000):
+        total += number
+    return (time.process_time() - began) * 1e3
+
+
+def at_once(folder: Path) -> Iterator[Figure]:
+    """200 runs x 20 turns, in turns with the floor and the store that writes nothing."""
+    many, null, floor, probes = [], [], [], []
+    for _ in range(ROUNDS):
+        probes.append(probe_ms())
+        many.append(measure("many", folder))
+        rows = rows_of(folder / "many.db")
+        floor.append(turns_per_second(rows, folder / "floor.db"))
+        null.append(measure("null", folder))
+    rate = statistics.median(one["turns_s"] for one in many)
+    yield Figure("the machine: a million additions", min(probes), "ms")
+    yield Figure("CPU per turn, whole process, 200 runs", min(one["cpu_ms"] for one in many), "ms", "<=", 0.5)
+    yield Figure("CPU per turn, nothing stored, 200 runs", min(one["cpu_ms"] for one in null), "ms", "<=", 0.5)
+    yield Figure("  of it the scripted model and tool's text", min(one["model_cpu_ms"] for one in many), "ms")
+    yield Figure("commits per turn, 200 runs", statistics.median(one["commits"] for one in many), "")
+    yield Figure("written per turn, 200 runs", statistics.median(one["written"] for one in many), "B", "<=", 15_000)
+    yield Figure("stored per turn, 200 runs", statistics.median(one["stored"] for one in many), "B")
+    yield Figure("memory, 200 runs", max(one["rss_mb"] for one in many), "MB")
+    yield Figure("turns a second over the bare floor", rate, "/s", ">=", 0.15, statistics.median(floor))
+    yield Figure("  better", rate, "/s", ">=", None, statistics.median(floor))
+
+
+def one_run(folder: Path) -> Iterator[Figure]:
+    """A single long run: what a turn costs early and late."""
+    runs = [measure("long", folder) for _ in range(3)]
+    late, early = (statistics.median(run[key] for run in runs) for key in ("late_ms", "early_ms"))
+    small = measure("small", folder)["stored"]
+    stored = statistics.median(run["stored"] for run in runs)
+    yield Figure("commits per sequential turn", runs[0]["commits"], "", "=", 2.0)
+    yield Figure("stored per turn at turn 10", small, "B", "<=", 3500)
+    yield Figure("stored per turn at turn 5,000", stored, "B", "<=", 3500)
+    yield Figure("stored per turn, 5,000 over 10", stored, "B", "<=", 1.05, small)
+    yield Figure("CPU per turn, 4,800-5,000 over 200-400", late, "ms", "<=", 1.1, early)
+
+
+def going_on(folder: Path) -> Iterator[Figure]:
+    """Going on with a run after its worker is gone, and verifying its log."""
+    found = measure("resume", folder)
+    late, early = found[f"resume_{5000}_ms"], found["resume_500_ms"]
+    yield Figure("live resume at 5,000 turns", late, "ms", "<=", 10)
+    yield Figure("live resume, 5,000 over 500 turns", late, "ms", "<=", 1.2, early)
+    yield Figure("fold and verify over read and decode", found["verify_ms"], "ms", "<=", 1.6, found["read_ms"])
+
+
+def beside(peer: Peer, rate: float) -> Figure:
+    return Figure(f"turns a second over {peer.name}", rate, "/s", ">=", peer.times, peer.turns_per_second)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="bench")
+    options.add_argument("--no-peers", action="store_true", help="leave LangGraph and DBOS out")
+    options.add_argument("--out", type=Path, default=HERE / "results.json")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="interlock-bench-", dir=HERE.parent) as name:
+        folder = Path(name)
+        figures = [*at_once(folder / "many"), *one_run(folder / "long"), *going_on(folder / "resume")]
+        if not chosen.no_peers:
+            rate = next(figure.value for figure in figures if figure.name.startswith("turns a second"))
+            figures += [beside(peer, rate) for peer in measured_peers(folder)]
+    print(table(figures))
+    write(figures, chosen.out)
+    failing = [figure.name for figure in figures if figure.holds is False]
+    print(f"\n{chosen.out}: {len(failing)} of {sum(f.holds is not None for f in figures)} bounds do not hold")
+    return 1 if failing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

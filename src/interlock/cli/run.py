@@ -1,0 +1,246 @@
+"""`interlock run`: run a machine here until it ends or waits for somebody. The command is the worker of this one run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from interlock.agent.prices import price_of
+from interlock.agent.providers import ProviderModels
+from interlock.bootstrap import open_store
+from interlock.canonical import Json
+from interlock.cli import inputs, target
+from interlock.cli.log import plain
+from interlock.cli.options import Misuse, foreign_output_aside, named, print_json, shared, short_id
+from interlock.cli.show import as_document, print_view
+from interlock.cli.story import Story, amount
+from interlock.cli.wording import money, visible
+from interlock.client import Client, RunHandle
+from interlock.engine.record import dump_record
+from interlock.history.events import Event
+from interlock.machine.limits import Price
+from interlock.machine.table import AnyMachine
+from interlock.machine.worst_case import ceiling_of
+from interlock.reading import RunView, read_events
+from interlock.worker import Worker
+
+WAITING = 3
+DRAIN_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What shall be run, checked as far as it can be before a store is opened."""
+
+    target: str
+    machine: AnyMachine
+    record: dict[str, Json] | None
+    run: str | None
+    key: str | None
+    by: str | None
+    model: str | None
+    prices: Mapping[str, Price]
+    store: str | None
+    as_json: bool
+
+
+@click.command()
+@click.argument("machine", metavar="TARGET")
+@click.option("--input", "given", metavar="JSON|@FILE", help="The record; @- reads stdin.")
+@click.option("--run", "run_id", metavar="RUN", help="Go on with a run that exists.")
+@click.option("--model", metavar="MODEL", help="Instead of every model that the machine names.")
+@click.option("--price", metavar="IN,OUT", help="Dollars per million tokens of models without a known price.")
+@click.option("--key", metavar="KEY", help="The same key and input again is the same run.")
+@click.option("--by", metavar="WHO", help="Who starts it. Default: your login name.")
+@shared
+@click.pass_context
+def run(
+    ctx: click.Context,
+    machine: str,
+    given: str | None,
+    run_id: str | None,
+    model: str | None,
+    price: str | None,
+    key: str | None,
+    by: str | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Run a machine here until it ends (exit 0, or 1 when it failed) or waits for somebody (exit 3)."""
+    if (given is None) == (run_id is None):
+        raise Misuse("say either --input, for a new run, or --run, to go on with one")
+    if run_id is not None and key is not None:
+        raise Misuse("--key goes with --input: a run that exists has its key")
+    found = target.load(machine)
+    record = None if given is None else dump_record(found.record, inputs.record_of(found, given))
+    prices = inputs.prices([found], model, price)
+    order = Order(machine, found, record, run_id, key, by, model, prices, store, as_json)
+    ctx.exit(asyncio.run(carry_out(order)))
+
+
+async def carry_out(order: Order) -> int:
+    """Run it, show how it ended. Returns the exit code."""
+    models = ProviderModels()
+    try:
+        inputs.find_models(order.machine, models, order.model)
+        _check_prices(order)
+        store = open_store(order.store, create=order.run is None)
+        async with Client(store, models=models, model=order.model, prices=order.prices) as client:
+            with foreign_output_aside(order.as_json):
+                view = await _host(client, order)
+            if order.as_json:
+                print_json(as_document(view, named(order.store)))
+            else:
+                print_view(client.store, view, named(order.store))
+            return exit_code(view)
+    finally:
+        await models.aclose()
+
+
+def _check_prices(order: Order) -> None:
+    def priced(name: str) -> Price:
+        return price_of(order.model or name, {**order.prices, **order.machine.prices})
+
+    ceiling_of(order.machine, priced)
+
+
+async def _host(client: Client, order: Order) -> RunView:
+    handle = await _handle(client, order)
+    teller = Teller(client, handle, order)
+    try:
+        async with Worker(client, [order.machine], only=handle.id, drain=DRAIN_SECONDS):
+            async with teller:
+                await _settled(client, handle)
+        return handle.show()
+    except asyncio.CancelledError:
+        short = short_id(client.store, handle.id)
+        where = f" --store {order.store}" if order.store else ""
+        raise KeyboardInterrupt(
+            f"interrupted; nothing is lost: interlock run {order.target} --run {short}{where}"
+        ) from None
+
+
+async def _settled(client: Client, handle: RunHandle[Any]) -> None:
+    """Until the run has ended, or waits for somebody. Raises what keeps the store from being written."""
+    await handle.result(until_waiting=True)
+
+
+async def _handle(client: Client, order: Order) -> RunHandle[Any]:
+    if order.run is None:
+        assert order.record is not None  # one of the two was given
+        return await client.start(order.machine, order.record, key=order.key, by=order.by)
+    handle = client.run(order.run, order.machine)
+    row = client.store.find(handle.id)
+    if row.machine != order.machine.name:
+        raise Misuse(f"run {row.id} is of machine `{row.machine}`, not `{order.machine.name}`")
+    if row.shape != order.machine.shape and not handle.show().ended:
+        raise Misuse(
+            f"run {row.id} was started on shape {row.shape[:8]} of `{row.machine}`; {order.target} now has "
+            f"{order.machine.shape[:8]}. Run the code it was started with, or cancel it"
+        )
+    return handle
+
+
+def exit_code(view: RunView) -> int:
+    if view.status == "completed":
+        return 0
+    return 1 if view.ended else WAITING
+
+
+# -- telling --------------------------------------------------------------------------------------------------------------
+
+
+class Teller:
+    """Says what happens while it happens: a line per turn, and in a terminal a live line below. Quiet for programs."""
+
+    def __init__(self, client: Client, handle: RunHandle[Any], order: Order) -> None:
+        self._client = client
+        self._handle = handle
+        self._quiet = order.as_json
+        self._story = Story()
+        self._after = 0
+        self._live: Any = None
+
+    async def __aenter__(self) -> Teller:
+        self._old = self._client.store.find(self._handle.id).seq if not self._handle.new else 0
+        if not self._quiet and sys.stdout.isatty():
+            # Deferred: only a terminal needs rich, and it takes a while to load.
+            from rich.console import Console
+
+            self._live = Console(stderr=False, highlight=False).status("", spinner="dots")
+            self._live.start()
+        self._log = _LogLines(self)
+        logging.getLogger("interlock").addHandler(self._log)
+        self._task = asyncio.create_task(self._follow(), name="telling")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        logging.getLogger("interlock").removeHandler(self._log)
+        row = self._client.store.find(self._handle.id)
+        for seq, event, _ in read_events(self._client.store, row.number, self._after + 1):
+            self._take(seq, event)
+        if self._live is not None:
+            self._live.stop()
+
+    async def _follow(self) -> None:
+        async for seq, event in self._handle.events(follow=True):
+            self._take(seq, event)
+
+    def _take(self, seq: int, event: Event) -> None:
+        self._after = seq
+        for line in self._story.take(seq, event):
+            if not self._quiet and seq > self._old:
+                self._say(plain(line))
+        if self._live is not None:
+            self._live.update(self._status())
+
+    def _say(self, line: str) -> None:
+        if self._live is None:
+            click.echo(line)
+        else:
+            self._live.console.print(line, markup=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """Something a worker says."""
+        if self._live is not None:
+            self._live.console.print(line, markup=False, soft_wrap=True)
+        else:
+            click.echo(line, err=True)
+
+    def _status(self) -> Any:
+        from rich.text import Text  # see above
+
+        state = self._story.state
+        spent, ceiling = state.spent, state.ceiling
+        under_way = ", ".join(visible(entry[1], 40) for entry in state.open.values())
+        parts = [
+            visible(state.state, 40),
+            f"turn {state.turn} of {ceiling['turns']}",
+            f"${money(spent['nanousd'])} of {money(ceiling['nanousd'])}",
+            amount("active_ms", spent["active_ms"]),
+            under_way,
+        ]
+        return Text("  ".join(part for part in parts if part))
+
+
+class _LogLines(logging.Handler):
+    """What the worker logs, as lines between the others."""
+
+    def __init__(self, teller: Teller) -> None:
+        super().__init__(logging.WARNING)
+        self._teller = teller
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._teller.warn(visible(record.getMessage(), 600))
+
+

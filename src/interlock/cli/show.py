@@ -1,0 +1,179 @@
+"""`interlock show`: one run: how it stands, why, what it cost, and what to do next."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import click
+
+from interlock.canonical import Json
+from interlock.cli.options import named, print_json, reading, shared, short_id
+from interlock.cli.story import amount, path
+from interlock.cli.wording import apart, duration, money, quantity, share, value, visible
+from interlock.history.events import Event, Transitioned
+from interlock.reading import OpenWait, RunView, read_events, read_run
+from interlock.store.protocol import Store
+
+COLOURS = {"completed": "green", "failed": "red", "cancelled": "red", "waiting": "yellow", "paused": "yellow"}
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@shared
+def show(run: str, store: str | None, as_json: bool) -> None:
+    """One run: how it stands, why, and what it cost."""
+    with reading(store) as found:
+        view = read_run(found, run)
+        if as_json:
+            print_json(as_document(view, named(store)))
+        else:
+            print_view(found, view, named(store))
+
+
+def as_document(view: RunView, store: str) -> dict[str, Json]:
+    return {**view.as_json(), "store": store}
+
+
+def print_view(store: Store, view: RunView, store_name: str) -> None:
+    """A run as a tired person reads it."""
+    width = shutil.get_terminal_size((100, 24)).columns
+    history = [(seq, event) for seq, event, _ in read_events(store, view.row.number)]
+    short = short_id(store, view.id)
+    click.echo(apart("", f"store {store_name}", width).strip().rjust(width))
+    head = apart(f"{visible(view.row.machine)} {short}  {standing(store, view)}", f"machine {view.row.shape[:4]}", width)
+    click.secho(head, fg=COLOURS.get(view.status), bold=True)
+    for name, text in [
+        ("why", _why(view, history)),
+        ("spent", spent(view)),
+        ("path", path(history)),
+        ("record", _record(view)),
+        ("next", "  | ".join(next_steps(view, short, store_name))),
+    ]:
+        if text:
+            click.echo(f"{name:7} {text}")
+
+
+def standing(store: Store, view: RunView) -> str:
+    """Its status in words: "WAITING for a person, in `person` 14 min (due in 23 h 46)"."""
+    state = f"in `{visible(view.row.state, 60)}`"
+    since = _ago(view.row.changed_at)
+    match view.status:
+        case "waiting":
+            return f"WAITING for {_awaited(view)}, {state} {since}{_due(view)}"
+        case "running":
+            return f"RUNNING {state} {since}, held by {_worker(store, view)}"
+        case "ready":
+            return f"READY {state} {since}: lies until a worker takes it"
+        case "paused":
+            return f"PAUSED {state} {since}"
+        case _:
+            return f"{view.status.upper()} {state}, {since} ago"
+
+
+def _awaited(view: RunView) -> str:
+    names = {"person": "a person", "signal": "a signal", "time": "time to pass"}
+    return " and ".join(dict.fromkeys(names.get(wait.kind, wait.kind) for wait in view.waits)) or "nothing"
+
+
+def _ago(at_ms: int) -> str:
+    return duration(max(0.0, time.time() - at_ms / 1000))
+
+
+def _due(view: RunView) -> str:
+    due = [wait.due for wait in view.waits if wait.due is not None]
+    if not due:
+        return ""
+    left = min(due) / 1000 - time.time()
+    return f" (due in {duration(left)})" if left > 0 else " (due)"
+
+
+def _worker(store: Store, view: RunView) -> str:
+    for worker in store.workers():
+        if worker.number == view.row.worker:
+            return f"{visible(worker.name, 60)}{' (DEAD)' if worker.alive is False else ''}"
+    return f"worker {view.row.worker}"
+
+
+def _why(view: RunView, history: list[tuple[int, Event]]) -> str:
+    if view.status == "paused":
+        return visible(view.row.reason, 200)
+    for wait in view.waits:
+        return _reason(wait)
+    if not view.ended:
+        return ""
+    for seq, event in reversed(history):
+        if isinstance(event, Transitioned):
+            said = f": {visible(event.why, 160)}" if event.why else ""
+            ended = f"`{visible(event.state, 60)}` ended `{visible(event.outcome, 60)}` at event {seq}{said}"
+            return visible(view.row.reason, 200) if view.status == "cancelled" else ended
+    return visible(view.row.reason, 200)
+
+
+def _reason(wait: OpenWait) -> str:
+    asked = f"asks `{visible(wait.of, 40)}`" if wait.of else f"waits for `{visible(wait.signal or wait.why, 40)}`"
+    ended = f"the turn ended `{visible(wait.outcome, 60)}`; " if wait.outcome else ""
+    return f"{ended}{asked}: {visible(wait.prompt, 200)}" if wait.prompt else f"{ended}{asked}"
+
+
+def spent(view: RunView) -> str:
+    """What it used of what it may use."""
+    account = view.row.account
+    used, ceiling, held = account.spent, account.ceiling, account.held
+    doubts = ", ".join(str(number) for number in sorted(int(each) for each in view.state.doubts)) or "none"
+    parts = [
+        f"${money(used.nanousd)} of {money(ceiling.nanousd)} ({share(used.nanousd, ceiling.nanousd)})"
+        f", held {money(held.nanousd)}",
+        f"turns {used.turns} of {ceiling.turns}",
+        f"{used.active_ms / 1000:.0f} of {ceiling.active_ms / 1000:.0f} s",
+        f"{quantity(view.state.tokens_in)} in, {quantity(view.state.tokens_out)} out",
+        f"in doubt: {doubts}",
+    ]
+    return " | ".join(parts)
+
+
+def _record(view: RunView) -> str:
+    return " | ".join(f"{visible(name)} {value(given, 60)}" for name, given in view.record.items())
+
+
+def next_steps(view: RunView, short: str, store_name: str) -> Iterator[str]:
+    """Commands that make sense now, the first in full."""
+    first = True
+    for step in _steps(view, short):
+        yield f"interlock {step}" if first else step
+        first = False
+
+
+def _steps(view: RunView, short: str) -> Iterator[str]:
+    for wait in view.waits:
+        yield from _answers(wait, short, len(view.waits) > 1)
+    if view.status == "paused":
+        yield f"resume {short}"
+    if any(wait.why == "budget" or wait.outcome in ("budget_spent", "limit_reached") for wait in view.waits):
+        yield f"extend {short} --usd ..."
+    if view.status in ("ready", "running") and not view.waits:
+        yield "work TARGET" if view.status == "ready" else f"log {short} -f"
+    yield f"log {short}"
+    if not view.ended:
+        yield f"cancel {short}"
+
+
+def _answers(wait: OpenWait, short: str, several: bool) -> Iterator[str]:
+    if wait.kind == "signal":
+        yield f"signal {short} {visible(wait.signal, 60)}"
+    if wait.why == "doubt":
+        yield f"clear {short} {wait.effect} --happened|--did-not"
+    elif wait.kind == "person":
+        which = f" --wait {wait.number}" if several else ""
+        for outcome, form in wait.form.items():
+            needed = "".join(f" --set {visible(name)}=..." for name in (form or {}).get("required", []))
+            yield f"resolve {short} {visible(outcome)}{needed}{which}"
+
+
+def ceiling_share(view: RunView) -> tuple[float, str]:
+    """The dimension that is most used up, and how far."""
+    used, ceiling = view.row.account.spent.as_dict(), view.row.account.ceiling.as_dict()
+    shares = [(used[name] / ceiling[name], name) for name in used if ceiling[name] > 0]
+    most, name = max(shares, default=(0.0, "turns"))
+    return most, f"{amount(name, used[name])} of {amount(name, ceiling[name])}"

@@ -1,0 +1,303 @@
+"""Story: a run's events told turn by turn: what was done, what it cost, and what came of it. Pure; prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from interlock.canonical import Json
+from interlock.cli.wording import clock, duration, money, quantity, value, visible
+from interlock.history import events as e
+from interlock.history.fold import RunState
+
+
+@dataclass(slots=True)
+class Deed:
+    """One effect of a turn. `what` is the same for equal effects; `detail` is how it went this time."""
+
+    what: str
+    detail: str = ""
+    began: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.what, self.detail, _counted(self.failures)) if part)
+
+
+@dataclass(slots=True)
+class Told:
+    """One turn, or several equal ones in a row. `outcome` is empty while it goes on."""
+
+    first: int
+    last: int
+    at: int
+    state: str
+    deeds: list[Deed]
+    cost: int
+    total: int
+    outcome: str = ""
+    to: str = ""
+    status: str = ""
+    why: str = ""
+    print: str | None = None
+    times: int = 1
+
+    @property
+    def did(self) -> str:
+        if self.times == 1:
+            return "; ".join(str(deed) for deed in self.deeds)
+        same = ", same result" if self.print is not None else ""
+        return "; ".join(f"{deed.what} {self.times}x" for deed in self.deeds) + same
+
+    @property
+    def then(self) -> str:
+        return f"{self.outcome} > {self.to}" + (f" ({self.status})" if self.status else "") if self.outcome else "..."
+
+    @property
+    def numbers(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+@dataclass(slots=True)
+class Note:
+    """Something that happened to the run from outside: who and why."""
+
+    at: int
+    text: str
+
+
+Line = Told | Note
+
+
+class Story:
+    """Takes events one by one, and tells a line when there is one to tell."""
+
+    def __init__(self) -> None:
+        self.state = RunState()
+        self._deeds: dict[int, Deed] = {}
+        self._at = 0
+        self._before = 0  # spent when the turn began
+
+    def take(self, seq: int, event: e.Event) -> Iterator[Line]:
+        """The lines that event `seq` ends."""
+        state, turn = self.state.state, self.state.turn
+        self.state.apply(seq, event)
+        if not self._at and not isinstance(event, e.RunStarted):
+            self._at = event.at
+        tell = _DEEDS.get(type(event))
+        if tell is not None:
+            tell(self._deeds, event)
+        note = _NOTES.get(type(event))
+        if note is not None and (text := note(event)):
+            yield Note(event.at, text)
+        if isinstance(event, e.Transitioned):
+            yield self._told(event, turn, state)
+            self._deeds, self._at, self._before = {}, 0, self._total
+
+    @property
+    def _total(self) -> int:
+        return self.state.spent["nanousd"]
+
+    def _told(self, event: e.Transitioned, turn: int, state: str) -> Told:
+        told = Told(turn, turn, self._at, state, self._done(), self._total - self._before, self._total)
+        told.outcome, told.to, told.status = event.outcome, event.to, event.status or ""
+        told.why, told.print = event.why, event.print
+        if event.by:
+            told.deeds.append(Deed(f"answered by {visible(event.by, 40)}"))
+        return told
+
+    def _done(self) -> list[Deed]:
+        return [self._deeds[number] for number in sorted(self._deeds)]
+
+    def unfinished(self) -> Told | None:
+        """The turn that goes on, if it has begun."""
+        if not self._at or self.state.status in ("completed", "failed", "cancelled"):
+            return None
+        turn = self.state.turn
+        return Told(turn, turn, self._at, self.state.state, self._done(), self._total - self._before, self._total)
+
+
+def tell(history: Iterable[tuple[int, e.Event]]) -> list[Line]:
+    """The whole story, equal turns in a row as one line."""
+    story = Story()
+    lines: list[Line] = []
+    for seq, event in history:
+        for line in story.take(seq, event):
+            if isinstance(line, Told) and lines and _joins(lines[-1], line):
+                _join(lines[-1], line)
+            else:
+                lines.append(line)
+    last = story.unfinished()
+    return [*lines, last] if last is not None else lines
+
+
+def _joins(before: Line, line: Told) -> bool:
+    if not isinstance(before, Told) or before.state != line.state or before.to != line.state:
+        return False
+    same = [deed.what for deed in before.deeds] == [deed.what for deed in line.deeds]
+    return same and bool(line.deeds) and before.print == line.print and not any(d.failures for d in line.deeds)
+
+
+def _join(before: Any, line: Told) -> None:
+    before.last, before.times = line.last, before.times + 1
+    before.cost, before.total = before.cost + line.cost, line.total
+    before.outcome, before.to, before.status, before.why = line.outcome, line.to, line.status, line.why
+
+
+def path(history: Iterable[tuple[int, e.Event]]) -> str:
+    """The states visited: "look_up x5 > person"."""
+    steps: list[list[Any]] = []
+    for _, event in history:
+        for state in _visited(event):
+            if steps and steps[-1][0] == state:
+                steps[-1][1] += 1
+            else:
+                steps.append([state, 1])
+    return " > ".join(visible(state, 60) if times == 1 else f"{visible(state, 60)} x{times}" for state, times in steps)
+
+
+def _visited(event: e.Event) -> tuple[str, ...]:
+    if isinstance(event, e.RunStarted):
+        return (event.state,)
+    return (event.to,) if isinstance(event, e.Transitioned) else ()
+
+
+# -- what each event adds to its turn -------------------------------------------------------------------------------------
+
+
+def model_name(name: str) -> str:
+    """Without its provider and address."""
+    return visible(name.split("@http", 1)[0].rpartition(":")[2], 40)
+
+
+def call_text(tool: str, args: Json) -> str:
+    shown = ", ".join(value(each, 30) for each in args.values()) if isinstance(args, dict) else ""
+    return visible(f"{tool}({shown})", 80)
+
+
+def _counted(words: list[str]) -> str:
+    counts = {word: words.count(word) for word in dict.fromkeys(words)}
+    return ", ".join(word if count == 1 else f"{word} x{count}" for word, count in counts.items())
+
+
+def _model_called(deeds: dict[int, Deed], event: e.ModelCalled) -> None:
+    deeds.setdefault(event.effect, Deed(model_name(event.model))).began = event.at
+
+
+def _model_replied(deeds: dict[int, Deed], event: e.ModelReplied) -> None:
+    if (deed := deeds.get(event.effect)) is not None:
+        deed.detail = f"{quantity(event.tokens_in)}>{quantity(event.tokens_out)} {_took(deed, event.at)}"
+
+
+def _tool_called(deeds: dict[int, Deed], event: e.ToolCalled) -> None:
+    deeds.setdefault(event.effect, Deed(call_text(event.tool, event.args))).began = event.at
+
+
+def _tool_returned(deeds: dict[int, Deed], event: e.ToolReturned) -> None:
+    if (deed := deeds.get(event.effect)) is not None:
+        deed.detail = _took(deed, event.at)
+
+
+def _took(deed: Deed, at: int) -> str:
+    return duration((at - deed.began) / 1000).replace(" ", "")
+
+
+def _attempt_failed(deeds: dict[int, Deed], event: e.AttemptFailed) -> None:
+    if (deed := deeds.get(event.effect)) is not None:
+        deed.failures.append(visible(event.kind, 30) + (" (in doubt)" if event.doubt else ""))
+
+
+def _move_refused(deeds: dict[int, Deed], event: e.MoveRefused) -> None:
+    if (deed := deeds.get(event.effect)) is not None:
+        deed.failures.append(f"refused: {visible(event.why, 80)}")
+
+
+_DEEDS: dict[type[e.Event], Callable[[dict[int, Deed], Any], None]] = {
+    e.ModelCalled: _model_called,
+    e.ModelReplied: _model_replied,
+    e.ToolCalled: _tool_called,
+    e.ToolReturned: _tool_returned,
+    e.AttemptFailed: _attempt_failed,
+    e.MoveRefused: _move_refused,
+}
+
+
+# -- what happens to a run from outside -----------------------------------------------------------------------------------
+
+
+def amount(dimension: str, given: int) -> str:
+    """An amount of one dimension of an account."""
+    match dimension:
+        case "nanousd":
+            return f"${money(given)}"
+        case "active_ms":
+            return duration(given / 1000)
+        case _:
+            return f"{quantity(given)} {dimension}"
+
+
+def _because(reason: str) -> str:
+    return f": {visible(reason, 160)}" if reason else ""
+
+
+def _by(who: str) -> str:
+    return f" by {visible(who, 40)}" if who else ""
+
+
+def _started(event: e.RunStarted) -> str:
+    return f"started{_by(event.by)}" + (f" under key {visible(event.key, 60)}" if event.key else "")
+
+
+def _wait_opened(event: e.WaitOpened) -> str:
+    due = f" until {clock(event.due)}" if event.due else ""
+    match event.kind:
+        case "person":
+            return f"waits for a person of `{visible(event.of, 40)}`{due}{_because(event.prompt)}"
+        case "signal":
+            return f"waits for the signal `{visible(event.signal, 40)}`{due}"
+        case _:
+            return f"waits{due} ({event.why})"
+
+
+def _wait_ended(event: e.WaitEnded) -> str:
+    if event.how in ("timer", "cancel"):
+        return "" if event.how == "cancel" else "the wait was over"
+    outcome = f" `{visible(event.outcome, 40)}`" if event.outcome else ""
+    return f"answered{outcome}{_by(event.by)}{_because(event.reason)}"
+
+
+def _doubt_cleared(event: e.DoubtCleared) -> str:
+    happened = "it happened" if event.happened else "it did not happen"
+    return f"doubt about effect {event.effect} cleared by {visible(event.by or event.way, 40)}: {happened}"
+
+
+def _extended(event: e.Extended) -> str:
+    more = ", ".join(amount(name, given) for name, given in event.more.items())
+    return f"extended by {more}{_by(event.by)}{_because(event.reason)}"
+
+
+def _warned(event: e.Warned) -> str:
+    return f"{amount(event.dimension, event.spent)} of {amount(event.dimension, event.ceiling)} spent"
+
+
+_NOTES: dict[type[e.Event], Callable[[Any], str]] = {
+    e.RunStarted: _started,
+    e.WaitOpened: _wait_opened,
+    e.WaitEnded: _wait_ended,
+    e.DoubtCleared: _doubt_cleared,
+    e.EvidenceRecorded: lambda event: f"late result of effect {event.effect} kept as evidence",
+    e.Warned: _warned,
+    e.Overrun: lambda event: f"OVERRUN by {amount(event.dimension, event.excess)} at effect {event.effect}",
+    e.Extended: _extended,
+    e.Paused: lambda event: f"paused{_by(event.by)}{_because(event.reason)}",
+    e.Resumed: lambda event: f"resumed{_by(event.by)}{_because(event.reason)}",
+    e.Cancelled: lambda event: f"cancelled{_by(event.by)}{_because(event.reason)}",
+    e.SignalArrived: lambda event: f"signal `{visible(event.name, 40)}` arrived{_by(event.by)}",
+    e.AnswerDropped: lambda event: f"{event.kind} not used{_because(event.why)}",
+    e.TakenOver: lambda event: (
+        f"taken over from worker {visible(event.previous, 40)} ({event.why}) by worker {event.worker}, fence {event.fence}"
+    ),
+    e.ContentChanged: lambda event: f"the machine's content is now {event.content[:4]}",
+    e.Diverged: lambda event: f"DIVERGED{_because(event.why)}",
+}
