@@ -53,6 +53,10 @@ from interlock.worker import Worker
 R = TypeVar("R", bound=BaseModel)
 
 
+EXTENSION_MAX = 10**9
+"""The most of anything that one extension adds: a billion dollars in nano-dollars still fits a store's 64-bit integers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result(Generic[R]):
     """How a run stands: `status` (completed, failed, cancelled, or waiting, paused), its state and its record."""
@@ -104,6 +108,7 @@ class Client:
         found: Models | None = _as_models(models)
         self._world = world or open_world(store, models=found, model=model, prices=prices, timing=timing)
         self._owns_world = world is None
+        self._ceilings: dict[int, tuple[Definition[Any, Any], Amounts]] = {}
         self.listeners: list[Callable[[], None]] = []  # told when there may be work: an embedded worker
         self.changed: list[Callable[[], None]] = []  # told by an embedded worker when it gave a run back
 
@@ -200,8 +205,12 @@ class Client:
 
     def ceiling_of(self, machine: Definition[Any, Any]) -> Amounts:
         """What a run of this machine may use: its limits, else its worst case."""
-        world = self._world
-        return ceiling_of(machine, lambda name: world.price_of(world.model or name, machine.prices))
+        known = self._ceilings.get(id(machine))
+        if known is None or known[0] is not machine:
+            world = self._world
+            amounts = ceiling_of(machine, lambda name: world.price_of(world.model or name, machine.prices))
+            known = self._ceilings[id(machine)] = (machine, amounts)
+        return known[1]
 
     async def _submit(self, write: Start | Leave) -> Answer:
         answer = await self._world.committer.submit(write)
@@ -330,9 +339,12 @@ class Client:
         reason: str = "",
     ) -> Left:
         """Raise a run's ceilings; a run that waits because of them goes on from exactly there."""
+        whole = all(type(amount) is int for amount in (turns, calls, tokens))
+        if not whole or not all(0 <= amount <= EXTENSION_MAX for amount in (usd, tokens, turns, calls, seconds)):
+            raise BadInput("extend by figures from 0 up: usd, seconds; tokens, turns, calls in whole numbers")
         given = Amounts(turns, calls, tokens, nanousd(usd), int(seconds * 1000)).as_dict()
         more = {name: given[name] for name in DIMENSIONS if given[name]}
-        if not more or any(amount < 0 for amount in more.values()):
+        if not more:
             raise BadInput("say by how much to extend, above 0: usd, tokens, turns, calls or seconds")
         return await self._leave(run_id, "extend", {"more": more}, by, reason)
 

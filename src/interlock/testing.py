@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from interlock.agent.model import Model, ModelFailed, ModelReply, Models
 from interlock.agent.scripted import Choice, Script, ScriptedModel, ScriptedModels, call, choose, say
 from interlock.bootstrap import virtual_world
-from interlock.clock import ManualClock, VirtualLoop, run_virtually
 from interlock.client import Client, Result, RunHandle
+from interlock.clock import ManualClock, VirtualLoop, run_virtually
 from interlock.engine.timing import Timing
 from interlock.errors import UnknownPrice
 from interlock.history.events import Event, Transitioned

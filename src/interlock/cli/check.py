@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from interlock.agent.prices import price_of
+from interlock.bootstrap import Prices
 from interlock.canonical import Json
 from interlock.cli import inputs, target
 from interlock.cli.options import print_json, shared
 from interlock.cli.wording import duration, money, quantity, visible
 from interlock.errors import Finding, InvalidMachine
-from interlock.machine.limits import Price, dollars
+from interlock.machine.limits import dollars
 from interlock.machine.report import Report, report_of
 from interlock.machine.table import AnyMachine
 
@@ -37,12 +37,8 @@ def check(ctx: click.Context, machine: str, model: str | None, price: str | None
 
 
 def _report(machine: AnyMachine, model: str | None, price: str | None) -> Report:
-    stated = inputs.prices([machine], model, price)
-
-    def priced(name: str) -> Price:
-        return price_of(model or name, {**stated, **machine.prices})
-
-    return report_of(machine, priced)
+    priced = Prices(inputs.prices([machine], model, price))
+    return report_of(machine, lambda name: priced(model or name, machine.prices))
 
 
 def as_document(name: str, report: Report) -> dict[str, Json]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from interlock.agent.model import Models
 from interlock.agent.prices import price_of
+from interlock.bootstrap import Prices
 from interlock.canonical import Json
 from interlock.cli.options import Misuse
 from interlock.errors import UnknownPrice
 from interlock.machine.limits import Price
 from interlock.machine.states import CodeState, ModelState, Row
 from interlock.machine.table import AnyMachine
+from interlock.machine.worst_case import ceiling_of
 
 
 def record_of(machine: AnyMachine, given: str) -> dict[str, Json]:
@@ -64,6 +66,12 @@ def find_models(machine: AnyMachine, models: Models, model: str | None) -> None:
     named = models_of(machine)
     for name in [model] if model and named else named:
         models.find(name)
+
+
+def check_prices(machine: AnyMachine, stated: Mapping[str, Price], model: str | None) -> None:
+    """Raises `UnknownPrice` when a run of this machine couldn't be given a ceiling."""
+    priced = Prices(stated)
+    ceiling_of(machine, lambda name: priced(model or name, machine.prices))
 
 
 def prices(machines: list[AnyMachine], model: str | None, price: str | None) -> dict[str, Price]:

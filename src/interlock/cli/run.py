@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from interlock.agent.prices import price_of
 from interlock.agent.providers import ProviderModels
 from interlock.bootstrap import open_store
 from interlock.canonical import Json
@@ -27,7 +26,6 @@ from interlock.engine.record import dump_record
 from interlock.history.events import Event
 from interlock.machine.limits import Price
 from interlock.machine.table import AnyMachine
-from interlock.machine.worst_case import ceiling_of
 from interlock.reading import RunView, read_events
 from interlock.worker import Worker
 
@@ -90,7 +88,7 @@ async def carry_out(order: Order) -> int:
     models = ProviderModels()
     try:
         inputs.find_models(order.machine, models, order.model)
-        _check_prices(order)
+        inputs.check_prices(order.machine, order.prices, order.model)
         store = open_store(order.store, create=order.run is None)
         async with Client(store, models=models, model=order.model, prices=order.prices) as client:
             with foreign_output_aside(order.as_json):
@@ -104,20 +102,12 @@ async def carry_out(order: Order) -> int:
         await models.aclose()
 
 
-def _check_prices(order: Order) -> None:
-    def priced(name: str) -> Price:
-        return price_of(order.model or name, {**order.prices, **order.machine.prices})
-
-    ceiling_of(order.machine, priced)
-
-
 async def _host(client: Client, order: Order) -> RunView:
     handle = await _handle(client, order)
     teller = Teller(client, handle, order)
     try:
-        async with Worker(client, [order.machine], only=handle.id, drain=DRAIN_SECONDS):
-            async with teller:
-                await _settled(client, handle)
+        async with Worker(client, [order.machine], only=handle.id, drain=DRAIN_SECONDS), teller:
+            await _settled(client, handle)
         return handle.show()
     except asyncio.CancelledError:
         short = short_id(client.store, handle.id)

@@ -10,10 +10,9 @@ import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest
-from interlock.agent.prices import input_bound
 from interlock.canonical import Json, fingerprint
 from interlock.engine.live_run import LiveRun, leave_evidence
 from interlock.engine.world import Offload
@@ -67,7 +66,7 @@ class ModelEffect:
     request: ModelRequest
     price: Price
     digest: str
-    mode: Literal["hard", "estimate"]
+    input_tokens: int  # what the request may be billed for as input, by the run's mode
     thread: str | None = None
     prompt: str | None = None
     window: int | None = None
@@ -82,7 +81,7 @@ class ModelEffect:
         return self.request.timeout
 
     def hold(self, run: LiveRun) -> Hold | Admission:
-        return hold_for_model(run.state, input_bound(self.request, self.mode), self.request.max_tokens, self.price)
+        return hold_for_model(run.state, self.input_tokens, self.request.max_tokens, self.price)
 
     def intent(self, effect: int, attempt: int, hold: Hold, send_before: int) -> ModelCalled:
         return ModelCalled(

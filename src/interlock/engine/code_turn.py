@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from interlock.agent.model import Message, ModelRequest, Offer
+from interlock.agent.prices import input_bound
 from interlock.canonical import fingerprint
 from interlock.engine.attempts import ModelEffect, ToolEffect
 from interlock.engine.desk import Desk
@@ -17,6 +18,7 @@ from interlock.engine.ending import Ended
 from interlock.engine.record import RecordDraft
 from interlock.errors import BadInput, EffectFailed, FrozenValue, NotGranted
 from interlock.history.events import ModelReplied, ToolReturned
+from interlock.machine.limits import WINDOW_BYTES
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState
 from interlock.machine.tools import Tool, explain
@@ -103,7 +105,10 @@ class CodeTurn(Turn[Any, Any]):
 
 
 def model_effect(desk: Desk, request: ModelRequest, digest: str, **more: Any) -> ModelEffect:
-    """An effect that asks the model a request names (or the one that replaces it), at its price."""
+    """An effect that asks the model a request names (or the one that replaces it), at its price.
+
+    Raises `EffectFailed` for a request over the window, `UnknownPrice`, `UnknownModel`.
+    """
     world, machine = desk.world, desk.run.machine
     name = world.model or request.model
     if name != request.model:
@@ -117,8 +122,11 @@ def model_effect(desk: Desk, request: ModelRequest, digest: str, **more: Any) ->
             request.timeout,
         )
     price = world.price_of(name, machine.prices)
-    mode: Literal["hard", "estimate"] = "hard" if desk.run.state.mode == "hard" else "estimate"
-    return ModelEffect(world.models.find(name), request, price, digest, mode, **more)
+    bound = input_bound(request, "hard")
+    if bound > WINDOW_BYTES:
+        raise EffectFailed(EngineOutcome.OVERFLOW, f"{bound} bytes would be sent, the window holds {WINDOW_BYTES}")
+    likely = bound if desk.run.state.mode == "hard" else input_bound(request, "estimate")
+    return ModelEffect(world.models.find(name), request, price, digest, likely, **more)
 
 
 def _request(model: str, prompt: str, returns: Any, max_tokens: int, within: float) -> ModelRequest:

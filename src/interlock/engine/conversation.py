@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from interlock.agent.model import Message, ModelCall
+from interlock.agent.prices import CALL_TOKENS, MESSAGE_TOKENS
 from interlock.canonical import Json, encode
-from interlock.history.events import AttemptFailed, Event, ModelCalled, ModelReplied, MoveRefused, ToolCalled, ToolReturned
+from interlock.history.events import (
+    AttemptFailed,
+    Event,
+    ModelCalled,
+    ModelReplied,
+    MoveRefused,
+    ToolCalled,
+    ToolReturned,
+)
 
 ACCEPTED = "accepted"
 
@@ -106,5 +115,7 @@ class Conversation:
 
 
 def _size(message: Message) -> int:
-    size = len(message.text.encode("utf-8", "surrogatepass")) + len(message.name)
-    return size + sum(len(call.name) + len(encode(call.args)) for call in message.calls)
+    """What a message counts against the window: its bytes and its framing, as in `input_bound`."""
+    size = len(message.text.encode("utf-8", "surrogatepass")) + len(message.name) + MESSAGE_TOKENS
+    size += CALL_TOKENS if message.call_id else 0
+    return size + sum(len(call.name) + len(encode(call.args)) + CALL_TOKENS for call in message.calls)

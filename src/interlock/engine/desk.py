@@ -52,7 +52,9 @@ class Desk:
         self.journal = Journal(run.journal)
         self.stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self.parking = False
+        self.leaving = False  # the turn is being ended: what is cancelled from now on isn't the handler's doing
         self.closed = False
+        self.at_work: set[int] = set()  # effects that somebody in this entry is carrying out or clearing
         self._under_way = 0
         self._settlement: list[asyncio.Future[None]] = []
         self._sleeps: dict[str, int] = {}
@@ -109,14 +111,18 @@ class Desk:
     def done(self) -> None:
         """An attempt has ended: those who wait for held money look again."""
         self._under_way -= 1
+        self.wake()
+        self._stop_if_idle()
+
+    def wake(self) -> None:
+        """Let everybody look again who waits for others."""
         waiting, self._settlement = self._settlement, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
-        self._stop_if_idle()
 
     async def settlement(self) -> None:
-        """Until the next attempt under way ends."""
+        """Until the next attempt under way ends, or the next doubt is done with."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settlement.append(future)
         await future
@@ -128,7 +134,10 @@ class Desk:
         seconds = (at_ms - self.run.now) / 1000
         if seconds <= 0:
             return
-        if seconds <= self.world.timing.park_after:
+        left = self.run.turn_seconds_left()
+        # Clearing a doubt can't be hurried, so it must not cost the turn the time it has; a back-off does.
+        outlasts = why == "doubt" and left is not None and seconds + self.run.since_last_event_ms() / 1000 >= left
+        if seconds <= self.world.timing.park_after and not outlasts:
             await asyncio.sleep(seconds)
             return
         if not any(opened.effect == effect and ended is None for opened, _, ended in self.journal.waits.values()):

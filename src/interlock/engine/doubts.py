@@ -8,6 +8,7 @@ Never before `send_before` + timeout + grace: until then the attempt may still b
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.desk import Desk
@@ -19,21 +20,24 @@ from interlock.machine.tools import Happened, Way
 PROBES_MAX = 3
 
 
-async def clear(desk: Desk, effect: ToolEffect, entry: Entry) -> None:
-    """Clear the doubt about an effect's last attempt. Afterwards it has a result, or may be tried again."""
+async def clear(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
+    """Clear the doubt about an effect's last attempt, or answer True: it is cleared by doing it again under its key."""
     intent = entry.intent
     settled_at = intent.send_before + intent.timeout_ms + int(desk.world.timing.grace * 1000)
     await desk.until(settled_at, "doubt", entry.effect)
     if effect.way == Way.KEY and _key_holds(desk, effect, entry):
-        desk.add(DoubtCleared(effect=entry.effect, way=Way.KEY, happened=False, reason="done again under its key"))
-    elif effect.way == Way.PROBE and await _probed(desk, effect, entry):
-        return
-    else:
-        await _ask_person(desk, effect, entry)
+        return True
+    if not (effect.way == Way.PROBE and await _probed(desk, effect, entry)):
+        if "in_doubt" in desk.run.machine.row(desk.run.state.state).moves:
+            raise EffectFailed("in_doubt", f"{effect.name} may or may not have happened (effect {entry.effect})")
+        await ask_person(desk, entry)
+    return False
 
 
 def _key_holds(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     valid = effect.tool.key_valid_for
+    if entry.failure is not None and entry.failure.final:
+        return False  # its attempts are used up
     return valid is None or desk.run.now < entry.first_at + int(valid * 1000)
 
 
@@ -53,11 +57,12 @@ async def _probed(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     return False
 
 
-async def _ask_person(desk: Desk, effect: ToolEffect, entry: Entry) -> None:
-    if "in_doubt" in desk.run.machine.row(desk.run.state.state).moves:
-        raise EffectFailed("in_doubt", f"{effect.name} may or may not have happened (effect {entry.effect})")
-    asked = any(opened.why == "doubt" and opened.kind == "person" and opened.effect == entry.effect and ended is None
-                for opened, _, ended in desk.journal.waits.values())
+async def ask_person(desk: Desk, entry: Entry) -> NoReturn:
+    """Park until a person has said whether it happened."""
+    asked = any(
+        opened.why == "doubt" and opened.kind == "person" and opened.effect == entry.effect and ended is None
+        for opened, _, ended in desk.journal.waits.values()
+    )
     if not asked:
         assert isinstance(entry.intent, ToolCalled)  # models are repeated, never asked about
         desk.open_wait(
@@ -67,7 +72,7 @@ async def _ask_person(desk: Desk, effect: ToolEffect, entry: Entry) -> None:
                 why="doubt",
                 state="",
                 of="operator",
-                prompt=f"Did {effect.name} happen? Nobody knows. Arguments and key are in event {entry.seq}.",
+                prompt=f"Did {entry.intent.tool} happen? Nobody knows. Arguments and key are in event {entry.seq}.",
                 effect=entry.effect,
                 form={"happened": {"result": {}}, "did_not": {}},
             )

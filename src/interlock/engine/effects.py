@@ -19,7 +19,7 @@ from interlock.engine.desk import Desk
 from interlock.engine.journal import Entry
 from interlock.engine.live_run import Interrupted
 from interlock.errors import EffectFailed, StaleLease, StoreError
-from interlock.history.events import AttemptFailed, Overrun, ToolCalled, Warned, WaitOpened
+from interlock.history.events import AttemptFailed, DoubtCleared, Overrun, ToolCalled, WaitOpened, Warned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
@@ -66,11 +66,18 @@ class Effects:
             await self.desk.break_off(broken)
 
     async def _finish(self, effect: Effect, entry: Entry | None) -> Entry:
-        if entry is None:
-            entry = await self._try(effect, self.run.next_effect(), 1)
+        number = self.run.next_effect() if entry is None else entry.effect
+        self.desk.at_work.add(number)
+        try:
+            return await self._go_on(effect, entry or await self._try(effect, number, 1))
+        finally:
+            self.desk.at_work.discard(number)
+            self.desk.wake()
+
+    async def _go_on(self, effect: Effect, entry: Entry) -> Entry:
         while entry.result is None:
             if entry.under_way:
-                self._lose(effect, entry)
+                self._lose(entry)
             elif await self._may_try_again(effect, entry):
                 await self._try(effect, entry.effect, entry.intent.attempt + 1)
         return entry
@@ -81,23 +88,24 @@ class Effects:
         assert failure is not None  # neither under way nor done: it failed
         if failure.doubt and entry.cleared is None:
             assert isinstance(effect, ToolEffect)  # only tools are ever in doubt
-            await doubts.clear(self.desk, effect, entry)
-            return entry.result is None
+            return await doubts.clear(self.desk, effect, entry)
         if failure.final:
-            raise EffectFailed(_OUTCOME_OF_FAILURE.get(failure.kind, EngineOutcome.RETRIES_SPENT), failure.message)
+            spent = 1 < self.run.machine.limits.attempts <= entry.intent.attempt
+            outcome = _OUTCOME_OF_FAILURE.get(failure.kind) if not spent else None
+            raise EffectFailed(outcome or EngineOutcome.RETRIES_SPENT, failure.message)
         if failure.retry_at is not None:
             await self.desk.until(failure.retry_at, "retry", entry.effect)
         return True
 
     # -- permit -----------------------------------------------------------------------------------------------------
 
-    async def _permit(self, effect: Effect) -> Hold:
+    async def _permit(self, effect: Effect, number: int) -> Hold:
         while True:
             if self.desk.parking:
                 await self.desk.never()
             await self._hand_over_if_warned()
             if isinstance(effect, ToolEffect):
-                await self.clear_left_behind(effect.name)
+                await self.clear_left_behind(effect.name, but=number)
             hold = effect.hold(self.run)
             if isinstance(hold, Hold):
                 return hold
@@ -126,11 +134,13 @@ class Effects:
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _try(self, effect: Effect, number: int, attempt: int) -> Entry:
-        hold = await self._permit(effect)
+        hold = await self._permit(effect, number)
         self.desk.begin()
         try:
             send_before_boot = self.world.clock.boottime() + self.world.timing.send_window
             send_before = self.run.now + int(self.world.timing.send_window * 1000)
+            if str(number) in self.run.state.doubts:  # in one commit with the repeat, so that neither is without the other
+                self.desk.add(DoubtCleared(effect=number, way=Way.KEY, happened=False, reason="done again under its key"))
             self.desk.add(effect.intent(number, attempt, hold, send_before))
             entry = self.desk.journal.entries[number]
             await self.run.durable()
@@ -150,21 +160,26 @@ class Effects:
                 result = await effect.perform(self.run, entry.effect, entry.intent.attempt, hold, effect.timeout)
         except TimeoutError:
             late = AttemptError("timeout", f"no answer within {effect.timeout:g} s", True)
-            self._record_failure(effect, entry, hold.tokens, hold.nanousd, late)
+            self._record_failure(entry, hold.tokens, hold.nanousd, late)
         except AttemptError as failed:
-            self._record_failure(effect, entry, hold.tokens, hold.nanousd, failed)
+            self._record_failure(entry, hold.tokens, hold.nanousd, failed)
+        except asyncio.CancelledError:
+            if not self.desk.leaving and not self.desk.closed:  # the handler itself gave up on it
+                given_up = AttemptError("cancelled", "the handler didn't wait for it", True)
+                self._record_failure(entry, hold.tokens, hold.nanousd, given_up)
+            raise
         else:
             self.desk.add(result)
             self.run.soon()
         self._say_overrun(entry.effect)
 
-    def _lose(self, effect: Effect, entry: Entry) -> None:
+    def _lose(self, entry: Entry) -> None:
         """The attempt's worker is gone, and with it the result: its worst case is charged until more is known."""
         held = self.run.state.open.get(str(entry.effect), [0, "", "", 0, 0, 0])
-        self._record_failure(effect, entry, held[3], held[4], AttemptError("lost", "its worker went away", True))
+        self._record_failure(entry, held[3], held[4], AttemptError("lost", "its worker went away", True))
 
-    def _record_failure(self, effect: Effect, entry: Entry, tokens: int, nanousd: int, failed: AttemptError) -> None:
-        doubt = failed.happened is None and effect.way != Way.REPEAT
+    def _record_failure(self, entry: Entry, tokens: int, nanousd: int, failed: AttemptError) -> None:
+        doubt = failed.happened is None and getattr(entry.intent, "way", Way.REPEAT) != Way.REPEAT
         last = entry.intent.attempt >= self.run.machine.limits.attempts
         again = failed.retry and not last
         delay = delay_seconds(entry.intent.attempt, self.world.chance, failed.retry_after)
@@ -190,32 +205,60 @@ class Effects:
         for dimension, over in excess(self.run.state):
             self.desk.add(Overrun(effect=effect, dimension=dimension, excess=over))
 
-    # -- doubts of earlier turns ------------------------------------------------------------------------------------
+    # -- doubts of other calls --------------------------------------------------------------------------------------
 
-    async def clear_left_behind(self, tool_name: str | None = None) -> None:
-        """Clear doubts that ended turns left (of one tool, or all): before it is called again, or the run completes."""
-        for number, (_, name, *_, seq) in list(self.run.state.doubts.items()):
-            if int(number) not in self.desk.journal.entries and tool_name in (None, name):
-                await self._clear_one_left_behind(int(number), name, seq)
+    async def clear_left_behind(self, tool_name: str | None = None, *, but: int = 0, ask: bool = False) -> None:
+        """Clear doubts that nobody is clearing (of one tool, or all) and wait for the others: before it is called again,
+        or the run completes. `ask`: what else can't be cleared is asked about, whatever the row says of doubts."""
+        while (number := self._in_doubt(tool_name, but)) is not None:
+            if number in self.desk.at_work:
+                await self.desk.settlement()
+                continue
+            self.desk.at_work.add(number)
+            try:
+                await self._clear_one_left_behind(number, ask)
+            finally:
+                self.desk.at_work.discard(number)
+                self.desk.wake()
 
-    async def _clear_one_left_behind(self, number: int, name: str, seq: int) -> None:
-        tool = tools_of(self.run.machine).get(name)
-        intent = self.run.event_at(seq)
-        assert isinstance(intent, ToolCalled)
-        if tool is None:
-            raise EffectFailed(EngineOutcome.IN_DOUBT, f"effect {number} is in doubt and tool {name} is gone")
+    def _in_doubt(self, tool_name: str | None, but: int) -> int | None:
+        state, entries = self.run.state, self.desk.journal.entries
+        under_way = [n for n in state.open if int(n) in entries and entries[int(n)].left_behind]
+        for number, (_, name, *_) in [*state.doubts.items(), *((n, state.open[n]) for n in under_way)]:
+            if int(number) != but and tool_name in (None, name):
+                return int(number)
+        return None
+
+    async def _clear_one_left_behind(self, number: int, ask: bool) -> None:
+        entry = self._entry_of_doubt(number)
+        if entry.under_way:
+            self._lose(entry)
+        intent = entry.intent
+        assert isinstance(intent, ToolCalled)  # models are never in doubt
+        tool = tools_of(self.run.machine).get(intent.tool)
+        if tool is None:  # gone since a deploy
+            await doubts.ask_person(self.desk, entry)
         effect = ToolEffect(tool, intent.args, self.desk.deps, self.world.offload, digest=intent.digest)
-        failure = AttemptFailed(effect=number, kind="lost", doubt=True)
-        entry = Entry(number, intent, seq, intent.at, failure=failure)
-        self.desk.journal.entries[number] = entry
         try:
-            await doubts.clear(self.desk, effect, entry)
-            if effect.way == Way.KEY and entry.result is None:
+            if await doubts.clear(self.desk, effect, entry):
                 await self._try(effect, number, intent.attempt + 1)
-        finally:
-            if entry.result is None and str(number) in self.run.state.doubts:
-                self.desk.journal.entries.pop(number, None)
+        except EffectFailed:
+            if not ask:
+                raise
+            await doubts.ask_person(self.desk, entry)
 
+    def _entry_of_doubt(self, number: int) -> Entry:
+        known = self.desk.journal.entries.get(number)
+        if known is None:
+            intent = self.run.event_at(self.run.state.doubts[str(number)][-1])
+            assert isinstance(intent, ToolCalled)
+            last = intent.attempt >= self.run.machine.limits.attempts
+            failure = AttemptFailed(effect=number, kind="lost", doubt=True, final=last)
+            known = Entry(number, intent, first_at=intent.at, failure=failure, left_behind=True)
+        if known.left_behind and known.intent.attempt > 1:
+            attempts = (e for e in self.run.history() if isinstance(e, ToolCalled) and e.effect == number)
+            known.first_at = min(attempt.at for attempt in attempts)
+        return known
 
 def tools_of(machine: AnyMachine) -> dict[str, Tool[Any, Any, Any]]:
     """Every tool that some state of the machine may call, by name."""

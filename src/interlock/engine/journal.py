@@ -39,6 +39,7 @@ class Entry:
     failure: AttemptFailed | None = None  # of the last attempt
     cleared: DoubtCleared | None = None  # of the last attempt
     refused: bool = False  # its reply was no legal move, and the model was told
+    left_behind: bool = False  # it belongs to an earlier turn, which left it in doubt
     parked: list[int] = field(default_factory=list)  # waits opened on its behalf
 
     @property
@@ -92,7 +93,9 @@ class Journal:
 
     def _intent(self, seq: int, event: Intent) -> None:
         entry = self.entries.get(event.effect)
-        if entry is None:
+        if entry is None and event.attempt > 1:  # an earlier turn's effect, done again here: no handler asks for it
+            entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at, left_behind=True)
+        elif entry is None:
             entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at)
             self._by_digest.setdefault(event.digest, []).append(entry)
             self._unasked += self._replaying  # what is added later was asked for when it was added

@@ -9,6 +9,7 @@ import asyncio
 from typing import Any
 
 from interlock.agent.model import ModelRequest, Offer
+from interlock.agent.prices import input_bound
 from interlock.canonical import Json, fingerprint
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.code_turn import model_effect
@@ -74,7 +75,7 @@ class _ModelTurn:
         """What is added to the conversation by this turn's first call: the prompt when it begins, and where the
         window starts when it had to move."""
         talk = await self.run.conversation(self.thread)
-        fixed = ModelRequest("", (), self.state.instructions, self.offers).size_bytes()
+        fixed = input_bound(ModelRequest("", (), self.state.instructions, self.offers))
         window = talk.shrink(WINDOW_BYTES - fixed)
         self.talk = talk.copy()
         if not self.run.enters(self.thread):
@@ -94,8 +95,6 @@ class _ModelTurn:
             max_tokens=self.state.max_tokens,
             timeout=self.state.within,
         )
-        if request.size_bytes() > WINDOW_BYTES:
-            raise EffectFailed(EngineOutcome.OVERFLOW, f"the conversation is over {WINDOW_BYTES} bytes")
         start = self.talk.messages[1][0] if len(self.talk.messages) > 1 else 0
         digest = fingerprint(["model", self.state.model, prompt, start])
         self.run.talking = self.thread

@@ -124,7 +124,7 @@ class Orchestrator:
                 await desk.diverge("the handler ended without asking for what is recorded")
         if desk.run.state.doubts and completes(desk.run, ended):
             # Not `completed` while anything may or may not have happened.
-            await Effects(desk, 0).clear_left_behind()
+            await Effects(desk, 0).clear_left_behind(ask=True)
         return ended
 
     async def _performed(self, desk: Desk, state: Any) -> Ended:
@@ -138,6 +138,7 @@ class Orchestrator:
     async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended]) -> Ended | None:
         if task.done() and not desk.stop.done():
             return task.result()
+        desk.leaving = True
         await _cancel(task, self.world.timing.cancel_grace)
         stop = desk.stop.result() if desk.stop.done() else None
         match stop:

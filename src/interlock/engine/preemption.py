@@ -45,15 +45,15 @@ def _resolved(desk: Desk, opened: e.WaitOpened, ended: e.WaitEnded) -> Ended | N
 def _limited(run: LiveRun) -> Ended | None:
     state, name = run.state, run.state.state
     row = run.machine.row(name)
+    visits = row.visits if row.visits is not None else run.machine.limits.visits
+    if visits is not None and state.visits.get(name, 0) >= visits:
+        return Ended(EngineOutcome.LIMIT_REACHED, why=f"{visits} visits to {name} are used up")
     if isinstance(row.state, AskState):
-        return None
+        return None  # people are bounded by their own due times, not by the run's turns and seconds
     if left(state, "active_ms") <= 0:
         return Ended(EngineOutcome.LIMIT_REACHED, why="the run's active seconds are used up")
     if state.turn_ms >= row.state.within * 1000 and not isinstance(row.state, WaitState):
         return Ended(EngineOutcome.TIMEOUT, why="the state's `within` passed")
     if left(state, "turns") <= 0:
         return Ended(EngineOutcome.LIMIT_REACHED, why=f"{usable(state, 'turns')} turns are used up")
-    visits = row.visits if row.visits is not None else run.machine.limits.visits
-    if visits is not None and state.visits.get(name, 0) >= visits:
-        return Ended(EngineOutcome.LIMIT_REACHED, why=f"{visits} visits to {name} are used up")
     return None

@@ -78,7 +78,7 @@ def hold_for_tool(run: RunState, nanousd: int) -> Hold | Admission:
     """The hold of one tool attempt, or why it may not start."""
     if left(run, "calls") < 1:
         return Admission.CALLS
-    if run.overrun and nanousd:
+    if run.overrun:
         return Admission.SPENT
     if nanousd <= left(run, "nanousd") or nanousd == 0:
         return Hold(0, nanousd)

@@ -171,6 +171,8 @@ class LoopbackProvider:
                 pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client left
+        except asyncio.CancelledError:
+            pass  # the server stops; a cancelled task here would be reported as an error by Python 3.11's streams
         finally:
             writer.close()
 

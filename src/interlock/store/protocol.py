@@ -402,6 +402,10 @@ class Store(Protocol):
         """A stored payload by its SHA-256."""
         ...
 
+    def identity(self) -> tuple[str, int, int]:
+        """The store's id, its epoch, and the number of its last event."""
+        ...
+
     def spent_since(self, at: int) -> int:
         """Nano-dollars recorded by events from `at` (ms since 1970) on."""
         ...

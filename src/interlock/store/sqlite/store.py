@@ -162,6 +162,9 @@ class SqliteStore:
     def payload(self, digest: bytes) -> bytes:
         return self._read(lambda reads: reads.payload(digest))
 
+    def identity(self) -> tuple[str, int, int]:
+        return self._read(lambda reads: reads.identity())
+
     def spent_since(self, at: int) -> int:
         return self._read(lambda reads: reads.spent_since(at))
 

@@ -1,0 +1,189 @@
+"""`interlock resolve, extend, clear, signal`: what people and systems tell a run. It lies in the run's inbox until a
+host takes the run, and each command says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+
+from interlock.canonical import Json
+from interlock.cli.options import Misuse, acting, actor, agree, changing, fields_of, named, print_json, shared, short_id
+from interlock.cli.wording import value, visible
+from interlock.client import Client
+from interlock.reading import OpenWait, RunView
+from interlock.store.protocol import Left
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("outcome", metavar="OUTCOME")
+@click.option("--set", "sets", metavar="FIELD=VALUE", multiple=True, help="A field that the outcome takes.")
+@click.option("--wait", type=int, metavar="ID", help="Which wait, when there are several.")
+@acting
+@shared
+def resolve(
+    run: str,
+    outcome: str,
+    sets: tuple[str, ...],
+    wait: int | None,
+    by: str | None,
+    reason: str,
+    yes: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Answer a run that waits for a person: OUTCOME is one of those that `show` names."""
+    with changing(store) as client:
+        view = client.show(run)
+        fields = fields_of(sets, _form(view, outcome, wait))
+        shown = "".join(f", {name} {value(given)}" for name, given in fields.items())
+        agree(f"answer {_title(client, view)} with `{outcome}`{shown} as {actor(by)}", yes)
+        said = client.resolve(view.id, outcome, fields, wait=wait, by=by, reason=reason)
+        _tell(client, view, said, f"answered `{visible(outcome)}`", as_json, store)
+
+
+def _form(view: RunView, outcome: str, number: int | None) -> dict[str, Json] | None:
+    """The form of the wait that is meant. What doesn't fit is refused where the answer is left."""
+    for wait in _people(view):
+        if number in (None, wait.number):
+            return wait.form.get(outcome)
+    return None
+
+
+def _people(view: RunView) -> list[OpenWait]:
+    return [wait for wait in view.waits if wait.kind == "person"]
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--usd", type=float, default=0, help="Dollars more.")
+@click.option("--tokens", type=int, default=0, help="Tokens more.")
+@click.option("--turns", type=int, default=0, help="Turns more.")
+@click.option("--calls", type=int, default=0, help="Calls more.")
+@click.option("--seconds", type=float, default=0, help="Active seconds more.")
+@acting
+@shared
+def extend(
+    run: str,
+    usd: float,
+    tokens: int,
+    turns: int,
+    calls: int,
+    seconds: float,
+    by: str | None,
+    reason: str,
+    yes: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Raise a run's ceilings; a run that waits because of them goes on from exactly there."""
+    more: dict[str, Any] = {"usd": usd, "tokens": tokens, "turns": turns, "calls": calls, "seconds": seconds}
+    if not all(0 <= given < 1e12 for given in more.values()) or not any(more.values()):
+        raise Misuse("say by how much to extend, above 0: --usd, --tokens, --turns, --calls or --seconds")
+    stated = ", ".join(f"{given:g} {name}" for name, given in more.items() if given)
+    with changing(store) as client:
+        view = client.show(run)
+        agree(f"extend {_title(client, view)} by {stated} as {actor(by)}", yes)
+        said = client.extend(view.id, **more, by=by, reason=reason)
+        _tell(client, view, said, f"extended by {stated}", as_json, store)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("effect", metavar="EFFECT", type=int)
+@click.option("--happened/--did-not", "happened", default=None, help="Did it take place?")
+@click.option("--result", metavar="JSON", help="What it answered, when it happened.")
+@acting
+@shared
+def clear(
+    run: str,
+    effect: int,
+    happened: bool | None,
+    result: str | None,
+    by: str | None,
+    reason: str,
+    yes: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Say whether an effect in doubt happened."""
+    if happened is None:
+        raise Misuse("say --happened or --did-not")
+    if result is not None and not happened:
+        raise Misuse("--result goes with --happened")
+    answered = None if result is None else _json(result)
+    with changing(store) as client:
+        view = client.show(run)
+        agree(f"say that effect {effect} of {_title(client, view)} {_did(happened)}, as {actor(by)}", yes)
+        said = client.clear(view.id, effect, happened=happened, result=answered, by=by, reason=reason)
+        _tell(client, view, said, f"effect {effect} {_did(happened)}", as_json, store)
+
+
+def _did(happened: bool) -> str:
+    return "happened" if happened else "did not happen"
+
+
+def _json(text: str) -> Json:
+    try:
+        return json.loads(text)
+    except ValueError as wrong:
+        raise Misuse(f"--result: is not JSON: {wrong}") from None
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("name", metavar="NAME")
+@click.option("--set", "sets", metavar="FIELD=VALUE", multiple=True, help="A field that comes with it.")
+@click.option("--id", "signal_id", metavar="ID", help="The same id again counts once.")
+@acting
+@shared
+def signal(
+    run: str,
+    name: str,
+    sets: tuple[str, ...],
+    signal_id: str | None,
+    by: str | None,
+    reason: str,
+    yes: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Tell a run something from a system. It is kept until a wait for it takes it."""
+    fields = fields_of(sets)
+    with changing(store) as client:
+        view = client.show(run)
+        agree(f"send the signal `{name}` to {_title(client, view)} as {actor(by)}", yes)
+        said = client.signal(view.id, name, fields, by=by, id=signal_id)
+        _tell(client, view, said, f"signal `{visible(name)}` left", as_json, store)
+
+
+def _title(client: Client, view: RunView) -> str:
+    """The run, and how it stands now."""
+    return f"{view.row.machine} {short_id(client.store, view.id)} ({view.status} in `{view.row.state}`)"
+
+
+def _tell(
+    client: Client, view: RunView, said: Coroutine[Any, Any, Left], what: str, as_json: bool, store: str | None
+) -> None:
+    left = asyncio.run(_awaited(said))
+    if as_json:
+        print_json({"ok": True, "run": view.id, "did": what, "held": left.held, "store": named(store)})
+        return
+    click.echo(f"{visible(view.row.machine)} {short_id(client.store, view.id)}  {what}  store {named(store)}")
+    click.echo(f"        {where_it_lies(left)}")
+
+
+async def _awaited(said: Coroutine[Any, Any, Left]) -> Left:
+    return await said
+
+
+def where_it_lies(left: Left) -> str:
+    """Who reads it, and when."""
+    return "its worker will read it now" if left.held else "it lies in the inbox until a worker takes the run"
+
+

@@ -1,0 +1,103 @@
+"""`interlock` alone: what needs a person, what is stuck, what is nearly used up, and what it costs."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from interlock.canonical import Json
+from interlock.cli.options import named, print_json, reading, short_id
+from interlock.cli.show import ceiling_share
+from interlock.cli.waiting import as_document as wait_document
+from interlock.cli.waiting import headline, open_waits
+from interlock.cli.wording import duration, money, visible
+from interlock.machine.limits import dollars
+from interlock.reading import Stuck, read_run, stuck_runs
+from interlock.store.protocol import RunFilter, RunRow, Store
+
+HOUR_MS = 3_600_000
+STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")
+OPEN = STATUSES[:4]
+SHOWN_MAX = 20
+
+
+def show_status(store: str | None, as_json: bool) -> None:
+    """What a person who was just woken needs first."""
+    with reading(store) as found:
+        if as_json:
+            print_json(_document(found, named(store)))
+        else:
+            _print(found, named(store))
+
+
+def _document(store: Store, store_name: str) -> dict[str, Json]:
+    rows = store.runs(RunFilter(limit=2**31))
+    now = int(time.time() * 1000)
+    return {
+        "store": store_name,
+        "runs": _counts(rows),
+        "waiting": [wait_document(machine, wait) for machine, wait in open_waits(store)],
+        "stuck": [{"run": each.row.id, "why": each.why} for each in stuck_runs(store, now)],
+        "nearly_spent": [{"run": row.id, "used": used, "what": what} for row, used, what in _nearly_spent(store, rows)],
+        "workers": [{"name": worker.name, "alive": worker.alive} for worker in store.workers()],
+        "usd_last_hour": float(dollars(store.spent_since(now - HOUR_MS))),
+    }
+
+
+def _counts(rows: list[RunRow]) -> dict[str, int]:
+    return {status: sum(row.status == status for row in rows) for status in STATUSES}
+
+
+def _nearly_spent(store: Store, rows: list[RunRow]) -> list[tuple[RunRow, float, str]]:
+    """Open runs that have used most of some ceiling."""
+    found = []
+    for row in rows:
+        if row.status in OPEN:
+            view = read_run(store, row.id)
+            used, what = ceiling_share(view)
+            if used >= view.state.warn_at:
+                found.append((row, used, what))
+    return found
+
+
+def _print(store: Store, store_name: str) -> None:
+    rows = store.runs(RunFilter(limit=2**31))
+    now = int(time.time() * 1000)
+    waits, stuck, nearly = open_waits(store), stuck_runs(store, now), _nearly_spent(store, rows)
+    counts = ", ".join(f"{count} {status}" for status, count in _counts(rows).items() if count) or "no runs yet"
+    hour = money(store.spent_since(now - HOUR_MS))
+    click.secho(f"{counts} | ${hour} in the last hour | {_workers(store)}  store {store_name}", bold=True)
+    _section("needs a person", [f"{headline(store, machine, wait)}: {visible(wait.prompt, 100)}" for machine, wait in waits])
+    _section("stuck", [_stuck(store, each) for each in stuck])
+    _section("nearly spent", [f"{_run(store, row)}  {what} ({used:.0%})" for row, used, what in nearly])
+    failed = [row for row in rows if row.status == "failed" and row.changed_at > now - HOUR_MS]
+    _section("failed in the last hour", [f"{_run(store, row)}  {visible(row.reason, 80)}" for row in failed])
+    click.echo(f"next  interlock {'waiting' if waits else 'runs'}  | show RUN  | log RUN  | doctor")
+
+
+def _workers(store: Store) -> str:
+    workers = store.workers()
+    dead = sum(worker.alive is False for worker in workers)
+    living = len(workers) - dead
+    said = f"{living} worker{'' if living == 1 else 's'}"
+    return said + (f", {dead} DEAD" if dead else "")
+
+
+def _stuck(store: Store, each: Stuck) -> str:
+    since = duration(max(0.0, time.time() - each.row.changed_at / 1000))
+    return f"{_run(store, each.row)}  {visible(each.why)}, {since}"
+
+
+def _run(store: Store, row: RunRow) -> str:
+    return f"{visible(row.machine, 40)} {short_id(store, row.id)}"
+
+
+def _section(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    click.secho(title, fg="yellow")
+    for line in lines[:SHOWN_MAX]:
+        click.echo(f"  {line}")
+    if len(lines) > SHOWN_MAX:
+        click.echo(f"  and {len(lines) - SHOWN_MAX} more")

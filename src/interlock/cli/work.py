@@ -1,0 +1,160 @@
+"""`interlock work`: a worker, until SIGTERM drains it. Log lines go to stdout, one per run that was given back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import Any
+
+import click
+
+from interlock.agent.providers import ProviderModels
+from interlock.bootstrap import open_store
+from interlock.cli import inputs, target
+from interlock.cli.options import foreign_output_aside, named, print_json, shared
+from interlock.cli.wording import clock, money, visible
+from interlock.client import Client
+from interlock.machine.table import AnyMachine
+from interlock.store.protocol import RunFilter, RunRow
+from interlock.worker import Worker
+
+LOOK_SECONDS = 0.5
+INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("machines", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--model", metavar="MODEL", help="Instead of every model that the machines name.")
+@click.option("--price", metavar="IN,OUT", help="Dollars per million tokens of models without a known price.")
+@click.option("--concurrency", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Runs at once.")
+@click.option("--drain", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds to finish turns in.")
+@click.option("--name", metavar="NAME", help="What the log calls this worker. Default: host:pid.")
+@shared
+@click.pass_context
+def work(
+    ctx: click.Context,
+    machines: tuple[str, ...],
+    model: str | None,
+    price: str | None,
+    concurrency: int,
+    drain: float,
+    name: str | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """A worker, until SIGTERM drains it."""
+    found = target.load_all(machines)
+    prices = inputs.prices(found, model, price)
+    models = ProviderModels()
+    for machine in found:
+        inputs.find_models(machine, models, model)
+        inputs.check_prices(machine, prices, model)
+    client = Client(open_store(store), models=models, model=model, prices=prices)
+    with contextlib.closing(client), foreign_output_aside() as ours:
+        reporter = Reporter(client, ours, as_json)
+        worker = Worker(client, found, concurrency=concurrency, drain=drain, name=name)
+        ctx.exit(asyncio.run(_work(worker, models, reporter, found, named(store))))
+
+
+async def _work(
+    worker: Worker, models: ProviderModels, reporter: Reporter, machines: list[AnyMachine], store: str
+) -> int:
+    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    _on_signals(stop)
+    with _logged(reporter):
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(models.aclose)
+            await stack.enter_async_context(worker)
+            names = ", ".join(visible(machine.name, 60) for machine in machines)
+            reporter.say("ready", f"worker {visible(worker.name)} takes runs of {names}  store {store}", worker=worker.name)
+            code = await _until(stop, reporter)
+            reporter.say("draining", f"draining: {worker.busy} runs under way")
+        reporter.look()
+        reporter.say("stopped", "stopped; nothing is lost")
+    return code
+
+
+def _on_signals(stop: asyncio.Future[int]) -> None:
+    """The first SIGTERM or Ctrl-C drains; another Ctrl-C ends at once."""
+    loop = asyncio.get_running_loop()
+
+    def told(code: int) -> None:
+        if not stop.done():
+            stop.set_result(code)
+        loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGTERM, told, 0)
+    loop.add_signal_handler(signal.SIGINT, told, INTERRUPTED)
+
+
+async def _until(stop: asyncio.Future[int], reporter: Reporter) -> int:
+    while True:
+        done, _ = await asyncio.wait({stop}, timeout=LOOK_SECONDS)
+        reporter.look()
+        if done:
+            return stop.result()
+
+
+class Reporter:
+    """Says which runs were given back since it last looked."""
+
+    def __init__(self, client: Client, out: Any, as_json: bool) -> None:
+        self._client = client
+        self._out = out
+        self._as_json = as_json
+        self._since = client.world.clock.now_ms()
+        self._said: dict[str, int] = {}
+
+    def look(self) -> None:
+        """One line for each run that stands still and has moved since."""
+        now = self._client.world.clock.now_ms()
+        rows = self._client.store.runs(RunFilter(changed_since=self._since))
+        for row in reversed(rows):
+            if row.status not in ("running", "ready") and self._said.get(row.id) != row.seq:
+                self.tell(row)
+        self._said = {row.id: row.seq for row in rows}
+        self._since = now - 1000
+
+    def tell(self, row: RunRow) -> None:
+        spent = row.account.spent
+        reason = f": {visible(row.reason, 120)}" if row.reason else ""
+        text = (
+            f"{visible(row.machine, 60)} {row.id}  {row.status} in `{visible(row.state, 60)}`{reason}"
+            f"  turn {spent.turns}  ${money(spent.nanousd)}"
+        )
+        self.say("run", text, run=row.id, status=row.status, state=row.state, reason=row.reason)
+
+    def say(self, kind: str, text: str, **fields: Any) -> None:
+        now = self._client.world.clock.now_ms()
+        with contextlib.redirect_stdout(self._out):
+            if self._as_json:
+                print_json({"at": now, "type": kind, "text": text, **fields}, line=True)
+            else:
+                click.echo(f"{clock(now)}  {text}")
+            self._out.flush()
+
+
+class _Lines(logging.Handler):
+    """What the worker logs, as lines."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.say("warning", visible(record.getMessage(), 2000))
+
+
+@contextlib.contextmanager
+def _logged(reporter: Reporter) -> Any:
+    handler = _Lines(reporter)
+    log = logging.getLogger("interlock")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
