@@ -60,7 +60,6 @@ def at_once(folder: Path) -> Iterator[Figure]:
     yield Figure("the machine: a million additions", min(probes), "ms")
     yield Figure("CPU per turn, whole process, 200 runs", min(one["cpu_ms"] for one in many), "ms", "<=", 0.5)
     yield Figure("CPU per turn, nothing stored, 200 runs", min(one["cpu_ms"] for one in null), "ms", "<=", 0.5)
-    yield Figure("  of it the scripted model and tool's text", min(one["model_cpu_ms"] for one in many), "ms")
     yield Figure("commits per turn, 200 runs", statistics.median(one["commits"] for one in many), "")
     yield Figure("written per turn, 200 runs", statistics.median(one["written"] for one in many), "B", "<=", 15_000)
     yield Figure("stored per turn, 200 runs", statistics.median(one["stored"] for one in many), "B")

@@ -97,7 +97,6 @@ def many(folder: Path) -> dict[str, float]:
     return {
         "turns_s": turns / wall,
         "cpu_ms": cpu / turns * 1e3,
-        "model_cpu_ms": model.cpu_seconds / turns * 1e3,
         "written": wrote / turns,
         "stored": file_bytes(path) / turns,
         "commits": store.commits / turns,

@@ -6,7 +6,6 @@ The model and the tool answer at once from memory, so that what is measured is t
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -48,21 +47,18 @@ class Reader:
 
     def __init__(self, pages: int, seen: Callable[[int], None] | None = None) -> None:
         self.pages = pages
-        self.cpu_seconds = 0.0
         self._seen = seen
 
     def find(self, name: str) -> Model:
         return self
 
     async def reply(self, request: ModelRequest) -> ModelReply:
-        began = time.thread_time()
         page = _page_of(request) + 1
         if page > self.pages:
             choice = ModelCall(f"call_{page}", "read_all", {})
         else:
             choice = ModelCall(f"call_{page}", read_page.name, {"page": page})
         reply = ModelReply(said(page), (choice,), tokens_in=400, tokens_out=300, finish="tool_call")
-        self.cpu_seconds += time.thread_time() - began
         if self._seen is not None:
             self._seen(page)
         return reply

@@ -147,13 +147,15 @@ def open_wait(store: Store, row: RunRow, wait: Wait) -> OpenWait:
     )
 
 
-def read_events(store: Store, number: int, first: int = 1, last: int | None = None) -> Iterator[tuple[int, Event, bytes]]:
+def read_events(
+    store: Store, number: int, first: int = 1, last: int | None = None
+) -> Iterator[tuple[int, Event, bytes]]:
     """(event number, event, hash) of a run, payloads filled in."""
     for stored in store.events(number, first, last):
         yield stored.seq, from_json(payloads.join(stored.body, store.payload)), stored.hash
 
 
-# -- stuck ----------------------------------------------------------------------------------------------------------------
+# -- stuck ------------------------------------------------------------------------------------------------------------
 
 UNCLAIMED_MS = 60_000
 """A ready run that nobody has taken for so long has no worker."""
@@ -184,7 +186,7 @@ def stuck_runs(store: Store, now: int) -> list[Stuck]:
     return found
 
 
-# -- verify ---------------------------------------------------------------------------------------------------------------
+# -- verify -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,4 +260,6 @@ def _open_in_log(snapshot: Snapshot, state: RunState) -> set[tuple[Any, ...]]:
 
 def _parked_by_store(row: RunRow, state: RunState) -> bool:
     """A restored store parks open runs before any worker can write it into their logs."""
-    return row.status == "paused" and row.worker is None and row.reason.startswith(RESTORED) and state.status not in FINAL
+    return (
+        row.status == "paused" and row.worker is None and row.reason.startswith(RESTORED) and state.status not in FINAL
+    )

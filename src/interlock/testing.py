@@ -116,6 +116,7 @@ async def _play(
     timing: Timing,
 ) -> Played[R]:
     models: Models = model if hasattr(model, "find") else ScriptedModels(model)
+    seed += len(store.runs())  # a second run on the same store is another one, with another id
     world = virtual_world(store, clock, models=models, seed=seed, timing=timing)
     world = replace(world, price_of=_Prices(world.price_of))
     client = Client(world=world)

@@ -58,7 +58,8 @@ class Worker:
         self._only = only
         self._drain = drain
         self._number = 0
-        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._unanswered = False  # the last claim's answer was lost: we may hold runs we don't know of
         self._wake = asyncio.Event()
         self._stopping = False
         self._seen: dict[int, tuple[int, float]] = {}  # other workers: beat, and since when we see it stand
@@ -144,8 +145,10 @@ class Worker:
                 at=now,
                 still=self._standing(),
                 run=self._only,
+                mine=tuple(self._tasks.values()) if self._unanswered else None,
             )
         )
+        self._unanswered = not isinstance(answer, Claimed)
         if not isinstance(answer, Claimed):
             log.warning("claiming failed: %s", answer)
             return self.world.timing.poll
@@ -158,7 +161,7 @@ class Worker:
 
     def _begin(self, lease: Lease) -> None:
         task = asyncio.create_task(self._advance(lease), name=f"run {lease.snapshot.row.id}")
-        self._tasks[task] = lease.snapshot.row.id
+        self._tasks[task] = lease.snapshot.row.number
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

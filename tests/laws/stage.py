@@ -99,7 +99,7 @@ class Stage:
     ) -> Worker:
         """A worker that works until `stop` or `kill`."""
         host = Client(world=self.world(fail, store))
-        worker = Worker(host, machines, name=name or f"w{len(self._workers) + 1}", **more)
+        worker = Worker(host, machines, watch=False, name=name or f"w{len(self._workers) + 1}", **more)
         self._workers.append(worker)
         return await worker.__aenter__()
 
@@ -114,11 +114,15 @@ class Stage:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def until(self, true: Callable[[], bool], seconds: float = 1e6) -> None:
+    async def until(self, true: Callable[[], bool], seconds: float = 2000) -> None:
         """Look every so often until something is true."""
-        async with asyncio.timeout(seconds):
-            while not true():
-                await asyncio.sleep(0.25)
+        try:
+            async with asyncio.timeout(seconds):
+                while not true():
+                    await asyncio.sleep(0.25)
+        except TimeoutError:
+            log = "\n".join(map(str, self.log()))
+            raise AssertionError(f"not within {seconds:g} s; {self.status()}:\n{log}") from None
 
     def log(self, run_id: str = "@last") -> list[e.Event]:
         return [event for _, event, _ in read_events(self.store, self.store.find(run_id).number)]

@@ -8,8 +8,11 @@ from typing import Any, Literal
 import pytest
 
 from interlock import Turn, state
+from interlock.agent.model import ModelReply
+from interlock.agent.scripted import ScriptedModel
+from interlock.engine.live_run import leave_evidence
 from interlock.engine.timing import Timing
-from interlock.errors import EffectFailed, WaitClosed
+from interlock.errors import BadInput, EffectFailed, WaitClosed
 from interlock.history import events as e
 from interlock.store.protocol import Commit
 from tests.laws.machines import MODEL, Case, Tools, machine
@@ -135,7 +138,9 @@ class TestFourWays:
             await stage.worker(scene)
             await asyncio.sleep(300)
             assert stage.status() == "waiting"
-            await stage.client.clear("@last", 1, happened=False, by="ann")
+            with pytest.raises(BadInput, match="result"):
+                await stage.client.clear("@last", 1, happened=True, result=5, by="ann")
+            await stage.client.clear("@last", 1, happened=True, result="seen", by="ann")
             await stage.until(lambda: stage.status() == "completed", 300)
 
         on_stage(play)
@@ -398,11 +403,12 @@ class TestLeftBehind:
             await stage.client.start(scene, Case(), by="test")
             await stage.worker(scene)
             await stage.until(lambda: any(w.kind == "person" for w in stage.client.waiting()), 300)
-            await stage.client.clear("@last", 1, happened=True, by="ann")
+            assert said == ["in_doubt", "in_doubt"]
+            await stage.client.clear("@last", 1, happened=True, result="once 1", by="ann")
             await stage.until(lambda: stage.status() == "completed", 300)
 
         on_stage(play)
-        assert said[:2] == ["in_doubt", "in_doubt"] and tools.outside.times("once", 2) == 0
+        assert tools.outside.times("once", 1) == tools.outside.times("once", 2) == 1
 
     def test_calls_side_by_side_wait_for_each_others_doubts(self) -> None:
         """One of two parallel branches times out; the other branch's later call of the tool waits until that is cleared."""
@@ -433,14 +439,12 @@ class TestEvidence:
     """A result that comes too late is kept, and corrects what was charged meanwhile."""
 
     def test_a_paid_reply_that_its_worker_may_no_longer_commit_corrects_the_charge(self) -> None:
-        from interlock.agent.scripted import ScriptedModel
-        from interlock.agent.model import ModelReply
-
         model = ScriptedModel(lambda request: ModelReply(text="hi", tokens_in=10, tokens_out=3), delay=40)
 
         @state(models=[MODEL], writes=["text"], within=600)
         async def work(turn: Turn[Case]) -> Literal["done"]:
             turn.record.text = (await turn.model(MODEL, "say hi", within=60)).text
+            await turn.sleep(30)
             return "done"
 
         scene = machine(work, attempts=3)
@@ -453,7 +457,7 @@ class TestEvidence:
                 task.cancel()
             await stage.worker(scene)
             await stage.until(lambda: bool(stage.of(e.TakenOver)), 60)
-            model._delay = 60
+            model._delay = 30
             await stage.until(lambda: stage.status() == "completed", 300)
             [lost] = stage.of(e.AttemptFailed)
             [evidence] = stage.of(e.EvidenceRecorded)
@@ -462,7 +466,7 @@ class TestEvidence:
             spent = stage.store.find("@last").account.spent
             assert spent.tokens == 26 and spent.nanousd == 2 * (10 * 1000 + 3 * 4000)
 
-        on_stage(play)
+        on_stage(play, model)
 
     def test_evidence_answers_the_question_that_a_person_was_asked(self) -> None:
         """A slow worker's call of an at-most-once tool comes back after all: nobody need answer any more."""
@@ -493,8 +497,6 @@ class TestEvidence:
             await dies_during(stage, tools, scene, "once")
             await stage.worker(scene)
             await stage.until(lambda: any(w.kind == "person" for w in stage.client.waiting()), 300)
-            from interlock.engine.live_run import leave_evidence
-
             run = stage.client.show("@last")
             leave_evidence(stage.client.world, run.id, 1, e.ToolReturned(effect=1, attempt=1, value="once 7"))
             await stage.until(lambda: stage.status() == "completed", 300)

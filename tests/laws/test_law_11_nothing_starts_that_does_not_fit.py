@@ -204,11 +204,11 @@ def test_a_failed_attempt_costs_its_worst_case_unless_it_surely_was_not_billed(s
 def test_estimate_mode_holds_less_and_may_overshoot_once(stage: Stage) -> None:
     """A likely cost is held. The overshoot is at most one round of calls: then nothing more starts."""
     hard = stage.play(sequential(1, tokens=5_000), Work(), model=ScriptedModel(full))
-    soft = stage.play(sequential(9, tokens=700, mode="estimate"), Work(), model=ScriptedModel(full))
+    soft = stage.play(sequential(9, tokens=600, mode="estimate"), Work(), model=ScriptedModel(full))
     holds = [next(e for e in played.events if isinstance(e, ModelCalled)).hold_tokens for played in (hard, soft)]
     assert holds[1] < holds[0]
     spent = soft.result.spent.tokens
-    assert 700 < spent <= 700 + BOUND
+    assert 600 < spent <= 600 + BOUND
     assert_log(soft, overrun=1)
 
 

@@ -31,6 +31,13 @@ class Message:
     calls: tuple[ModelCall, ...] = ()
     call_id: str = ""
     name: str = ""
+    # UTF-8 bytes of what is sent. Counted once: a message is sent again with every turn that follows.
+    size_bytes: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        size = _bytes(self.text) + len(self.name)
+        size += sum(len(call.name) + len(encode(call.args)) for call in self.calls)
+        object.__setattr__(self, "size_bytes", size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,11 @@ class Offer:
     name: str
     description: str
     schema: Mapping[str, Json]
+    size_bytes: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        size = len(self.name) + _bytes(self.description) + len(encode(dict(self.schema)))
+        object.__setattr__(self, "size_bytes", size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +68,12 @@ class ModelRequest:
 
     def size_bytes(self) -> int:
         """UTF-8 bytes of everything that is sent and may be billed as input, without the provider's own framing."""
-        total = len(self.instructions.encode("utf-8", "surrogatepass"))
-        for message in self.messages:
-            total += len(message.text.encode("utf-8", "surrogatepass")) + len(message.name)
-            total += sum(len(call.name) + len(encode(call.args)) for call in message.calls)
-        for offer in self.offers:
-            total += len(offer.name) + len(offer.description.encode("utf-8")) + len(encode(dict(offer.schema)))
-        return total
+        messages = sum([message.size_bytes for message in self.messages])
+        return _bytes(self.instructions) + messages + sum([offer.size_bytes for offer in self.offers])
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True)

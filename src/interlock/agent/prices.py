@@ -82,7 +82,7 @@ def worst_cost(request: ModelRequest, price: Price, mode: Literal["hard", "estim
 
 
 def _framing(request: ModelRequest) -> int:
-    calls = sum(len(message.calls) or bool(message.call_id) for message in request.messages)
+    calls = sum([len(message.calls) or bool(message.call_id) for message in request.messages])
     messages = len(request.messages) + bool(request.instructions)
     offers = OFFERS_TOKENS + OFFER_TOKENS * len(request.offers) if request.offers else 0
     return REQUEST_TOKENS + MESSAGE_TOKENS * messages + CALL_TOKENS * calls + offers

@@ -185,5 +185,3 @@ async def _awaited(said: Coroutine[Any, Any, Left]) -> Left:
 def where_it_lies(left: Left) -> str:
     """Who reads it, and when."""
     return "its worker will read it now" if left.held else "it lies in the inbox until a worker takes the run"
-
-

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from interlock.cli.wording import visible
-from interlock.errors import InterlockError, InvalidMachine
+from interlock.errors import InterlockError, InvalidMachine, UnknownPrice
 
 GOOD, FAILED, MISUSE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -105,12 +105,16 @@ def _ended(args: list[str]) -> int:
         for finding in invalid.findings:
             click.echo(visible(f"{finding.severity}  {finding}"), err=True)
         return _say(f"machine `{invalid.machine}` is not valid", MISUSE)
+    except UnknownPrice as wrong:
+        return _say(f"{wrong}; or here: --price IN,OUT", MISUSE)
     except InterlockError as wrong:
         return _say(str(wrong), MISUSE)
     except (KeyboardInterrupt, click.Abort) as stopped:
         return _say(str(stopped) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         return _unplugged()
+    except OSError as wrong:
+        return _say(f"{wrong.filename or 'the output'}: {wrong.strerror or wrong}", FAILED)
     except Exception as bug:
         if os.environ.get("INTERLOCK_DEBUG"):
             raise

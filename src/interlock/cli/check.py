@@ -21,7 +21,9 @@ from interlock.machine.table import AnyMachine
 @click.option("--price", metavar="IN,OUT", help="Dollars per million tokens of models without a known price.")
 @shared
 @click.pass_context
-def check(ctx: click.Context, machine: str, model: str | None, price: str | None, store: str | None, as_json: bool) -> None:
+def check(
+    ctx: click.Context, machine: str, model: str | None, price: str | None, store: str | None, as_json: bool
+) -> None:
     """Validate a machine, and compute its worst case. Exit 1 when it isn't valid."""
     try:
         found = target.load(machine)

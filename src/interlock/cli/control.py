@@ -103,9 +103,7 @@ def _meant(client: Client, rows: list[RunRow]) -> str:
     return f"{rows[0].machine} {short_id(client.store, rows[0].id)} ({rows[0].status} in `{rows[0].state}`)"
 
 
-async def _send(
-    client: Client, verb: Verb, rows: list[RunRow], by: str | None, reason: str
-) -> list[Left | WaitClosed]:
+async def _send(client: Client, verb: Verb, rows: list[RunRow], by: str | None, reason: str) -> list[Left | WaitClosed]:
     async def one(row: RunRow) -> Left | WaitClosed:
         try:
             return await verb.send(client, row.id, by=by, reason=reason)

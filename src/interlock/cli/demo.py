@@ -42,6 +42,8 @@ def demo(ctx: click.Context, log_file: str | None, store: str | None, as_json: b
     desk_file = _in_the_sources(DESK)
     read = _readable(Path(log_file).expanduser() if log_file else _in_the_sources(LOG))
     desk = target.load(f"{desk_file}:desk")
+    if store and ":memory:" in store:
+        raise Misuse("--store: the drill's worker is a process of its own, so its store must be a file")
     url = store or f"sqlite:///{Path(tempfile.mkdtemp(prefix='interlock-demo-')) / 'drill.db'}"
     if not as_json:
         _print_head(read, url)
@@ -67,7 +69,7 @@ def _readable(path: Path) -> Path:
         if not stat.S_ISREG(path.stat().st_mode):
             raise Misuse(f"--log {path}: is not a file")
         with path.open("rb"):
-            return path.absolute()
+            return Path(_near(path.absolute()))  # as short as it can be: it stands in every call of a tool
     except OSError as wrong:
         raise Misuse(f"--log {path}: {wrong.strerror}") from None
 
@@ -91,7 +93,7 @@ def as_document(outcome: Outcome) -> dict[str, Json]:
     }
 
 
-# -- for people -----------------------------------------------------------------------------------------------------------
+# -- for people ------------------------------------------------------------------------------------------------------
 
 
 def _silent(_: str) -> None:

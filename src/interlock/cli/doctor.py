@@ -1,4 +1,4 @@
-"""`interlock doctor`: what is wrong with this store, this host or this set-up, each with its remedy. Changes nothing."""
+"""`interlock doctor`: what is wrong with this store, this host or set-up, each with its remedy. Changes nothing."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def _models(machines: list[AnyMachine]) -> Iterator[Finding]:
 def _store(url: str | None, machines: list[AnyMachine]) -> Iterator[Finding]:
     path = Path(store_url(url).removeprefix("sqlite:///"))
     if path.parent.is_dir() and not path.exists():
-        yield _hint("store", f"{path}: no store is there yet. `interlock run` or `start` makes it; or name another: --store")
+        yield _hint(
+            "store", f"{path}: no store is there yet. `interlock run` or `start` makes it; --store names another"
+        )
         return
     try:
         store = open_store(url, create=False, readonly=True)

@@ -1,4 +1,4 @@
-"""`interlock run`: run a machine here until it ends or waits for somebody. The command is the worker of this one run."""
+"""`interlock run`: run a machine here until it ends or waits for somebody. It is the worker of this one run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from interlock.cli.story import Story, amount
 from interlock.cli.wording import money, visible
 from interlock.client import Client, RunHandle
 from interlock.engine.record import dump_record
+from interlock.errors import StoreError
 from interlock.history.events import Event
 from interlock.machine.limits import Price
 from interlock.machine.table import AnyMachine
 from interlock.reading import RunView, read_events
+from interlock.store.protocol import Failed
 from interlock.worker import Worker
 
 WAITING = 3
@@ -144,7 +146,7 @@ def exit_code(view: RunView) -> int:
     return 1 if view.ended else WAITING
 
 
-# -- telling --------------------------------------------------------------------------------------------------------------
+# -- telling ----------------------------------------------------------------------------------------------------------
 
 
 class Teller:
@@ -157,6 +159,7 @@ class Teller:
         self._story = Story()
         self._after = 0
         self._live: Any = None
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Teller:
         self._old = self._client.store.find(self._handle.id).seq if not self._handle.new else 0
@@ -231,6 +234,14 @@ class _LogLines(logging.Handler):
         self._teller = teller
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._teller.warn(visible(record.getMessage(), 600))
+        wrong = next((each for each in map(_store_error, record.args or ()) if each is not None), None)
+        if wrong is None:
+            self._teller.warn(visible(record.getMessage(), 600))
+        elif not self._teller.broken.done():
+            self._teller.broken.set_exception(wrong)
 
 
+def _store_error(given: object) -> StoreError | None:
+    """What a worker logs when the store can't be written: the error, or an answer that carries it."""
+    found = given.error if isinstance(given, Failed) else given
+    return found if isinstance(found, StoreError) else None

@@ -66,9 +66,8 @@ def _print(store: Store, rows: list[RunRow], store_name: str, limit: int) -> Non
     if not rows:
         click.echo(f"no such runs  store {store_name}")
         return
-    table = [("run", "machine", "status", "in", "turns", "cost", "changed", "why")]
-    table += [_cells(store, row) for row in rows]
-    for line in columns(table):
+    head = ("run", "machine", "status", "in", "turns", "cost", "changed", "why")
+    for line in columns([head, *(_cells(store, row) for row in rows)]):
         click.echo(line)
     more = f"the newest {limit}; --limit shows more  " if len(rows) == limit else ""
     click.echo(f"{more}store {store_name}")

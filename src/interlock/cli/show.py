@@ -42,7 +42,9 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
     history = [(seq, event) for seq, event, _ in read_events(store, view.row.number)]
     short = short_id(store, view.id)
     click.echo(apart("", f"store {store_name}", width).strip().rjust(width))
-    head = apart(f"{visible(view.row.machine)} {short}  {standing(store, view)}", f"machine {view.row.shape[:4]}", width)
+    head = apart(
+        f"{visible(view.row.machine)} {short}  {standing(store, view)}", f"machine {view.row.shape[:4]}", width
+    )
     click.secho(head, fg=COLOURS.get(view.status), bold=True)
     for name, text in [
         ("why", _why(view, history)),

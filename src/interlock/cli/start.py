@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from typing import Any
 
 import click
 
@@ -51,11 +52,11 @@ def start(
 
 async def _start(
     client: Client, machine: AnyMachine, record: dict[str, Json], key: str | None, by: str | None
-) -> RunHandle[object]:
+) -> RunHandle[Any]:
     return await client.start(machine, record, key=key, by=by)
 
 
-def _print(client: Client, handle: RunHandle[object], machine: AnyMachine, given: str, store: str) -> None:
+def _print(client: Client, handle: RunHandle[Any], machine: AnyMachine, given: str, store: str) -> None:
     if not handle.new:
         click.echo(f"{visible(machine.name)} {handle.id}  exists under this key, {handle.show().status}  store {store}")
         return

@@ -68,7 +68,7 @@ def _print(store: Store, store_name: str) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in _counts(rows).items() if count) or "no runs yet"
     hour = money(store.spent_since(now - HOUR_MS))
     click.secho(f"{counts} | ${hour} in the last hour | {_workers(store)}  store {store_name}", bold=True)
-    _section("needs a person", [f"{headline(store, machine, wait)}: {visible(wait.prompt, 100)}" for machine, wait in waits])
+    _section("needs somebody", [f"{headline(store, name, wait)}: {visible(wait.prompt, 100)}" for name, wait in waits])
     _section("stuck", [_stuck(store, each) for each in stuck])
     _section("nearly spent", [f"{_run(store, row)}  {what} ({used:.0%})" for row, used, what in nearly])
     failed = [row for row in rows if row.status == "failed" and row.changed_at > now - HOUR_MS]

@@ -163,7 +163,7 @@ def _visited(event: e.Event) -> tuple[str, ...]:
     return (event.to,) if isinstance(event, e.Transitioned) else ()
 
 
-# -- what each event adds to its turn -------------------------------------------------------------------------------------
+# -- what each event adds to its turn ---------------------------------------------------------------------------------
 
 
 def model_name(name: str) -> str:
@@ -223,7 +223,7 @@ _DEEDS: dict[type[e.Event], Callable[[dict[int, Deed], Any], None]] = {
 }
 
 
-# -- what happens to a run from outside -----------------------------------------------------------------------------------
+# -- what happens to a run from outside -------------------------------------------------------------------------------
 
 
 def amount(dimension: str, given: int) -> str:
@@ -296,7 +296,7 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.SignalArrived: lambda event: f"signal `{visible(event.name, 40)}` arrived{_by(event.by)}",
     e.AnswerDropped: lambda event: f"{event.kind} not used{_because(event.why)}",
     e.TakenOver: lambda event: (
-        f"taken over from worker {visible(event.previous, 40)} ({event.why}) by worker {event.worker}, fence {event.fence}"
+        f"worker {event.worker} took over from {visible(event.previous, 40)} ({event.why}), fence {event.fence}"
     ),
     e.ContentChanged: lambda event: f"the machine's content is now {event.content[:4]}",
     e.Diverged: lambda event: f"DIVERGED{_because(event.why)}",

@@ -1,4 +1,4 @@
-"""Targets: `module:machine` and `file.py:machine`, loaded from where they lie, and every way that can go wrong in a line.
+"""Targets: `module:machine` and `file.py:machine`, loaded from where they lie, and a line for each way it goes wrong.
 
 The only place that runs a user's code to have a machine. What that code prints goes to stderr.
 """
@@ -61,7 +61,7 @@ def _machine(module: ModuleType, home: str, name: str) -> AnyMachine:
     raise NoTarget(f"{home}:{name} is no Machine but a {type(found).__name__}; {machines}")
 
 
-# -- modules --------------------------------------------------------------------------------------------------------------
+# -- modules ----------------------------------------------------------------------------------------------------------
 
 
 def _module(home: str) -> ModuleType:
@@ -103,7 +103,7 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-# -- blame ----------------------------------------------------------------------------------------------------------------
+# -- blame ------------------------------------------------------------------------------------------------------------
 
 
 class _blaming:

@@ -67,7 +67,12 @@ def anchor(file: str | None, store: str | None, as_json: bool) -> None:
 def _anchor(store: Store) -> dict[str, Json]:
     store_id, epoch, _ = store.identity()
     heads = [{"run": row.id, "events": row.seq, "head": row.head.hex()} for row in store.runs(EVERY_RUN)]
-    return {"interlock": "anchor", "store": {"id": store_id, "epoch": epoch}, "at": int(time.time() * 1000), "runs": heads}
+    return {
+        "interlock": "anchor",
+        "store": {"id": store_id, "epoch": epoch},
+        "at": int(time.time() * 1000),
+        "runs": heads,
+    }
 
 
 def _write(path: Path, document: dict[str, Json]) -> None:

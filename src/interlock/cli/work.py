@@ -68,7 +68,9 @@ async def _work(
             stack.push_async_callback(models.aclose)
             await stack.enter_async_context(worker)
             names = ", ".join(visible(machine.name, 60) for machine in machines)
-            reporter.say("ready", f"worker {visible(worker.name)} takes runs of {names}  store {store}", worker=worker.name)
+            reporter.say(
+                "ready", f"worker {visible(worker.name)} takes runs of {names}  store {store}", worker=worker.name
+            )
             code = await _until(stop, reporter)
             reporter.say("draining", f"draining: {worker.busy} runs under way")
         reporter.look()
@@ -156,5 +158,3 @@ def _logged(reporter: Reporter) -> Any:
         yield
     finally:
         log.removeHandler(handler)
-
-

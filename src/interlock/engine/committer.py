@@ -70,7 +70,8 @@ class ThreadCommitter:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: deque[tuple[Write, asyncio.Future[Answer], asyncio.AbstractEventLoop]] = deque()
-        self._wake = threading.Semaphore(0)
+        self._waking: set[asyncio.AbstractEventLoop] = set()  # loops that will wake the writer in their next round
+        self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="interlock-committer", daemon=True)
         self._thread.start()
@@ -79,19 +80,22 @@ class ThreadCommitter:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((write, future, loop))
-        self._wake.release()
+        # Once a round: what other runs submit in this one shares the batch, and waking a thread is dear.
+        if loop not in self._waking:
+            self._waking.add(loop)
+            loop.call_soon(self._wake_writer, loop)
         return future
 
+    def _wake_writer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waking.discard(loop)
+        self._wake.set()
+
     def _run(self) -> None:
-        while True:
-            self._wake.acquire()
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
-            for _ in batch[1:]:
-                self._wake.acquire(blocking=False)
-            if batch:
-                self._write(batch)
-            elif self._closing:
-                return
+        while not self._closing:
+            self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                self._write([self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))])
 
     def _write(self, batch: list[tuple[Write, asyncio.Future[Answer], asyncio.AbstractEventLoop]]) -> None:
         answers = _answers(self._store, [write for write, _, _ in batch])
@@ -106,7 +110,7 @@ class ThreadCommitter:
 
     def close(self) -> None:
         self._closing = True
-        self._wake.release()
+        self._wake.set()
         self._thread.join()
 
 

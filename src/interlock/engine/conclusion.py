@@ -37,7 +37,6 @@ def conclude(run: LiveRun, ended: Ended) -> None:
         run.add(replace(opened, wait=run.state.waits + 1))
         return
     row = run.machine.table[to]
-    asks = isinstance(run.machine.row(run.state.state).state, AskState)
     run.transition(
         e.Transitioned(
             state=run.state.state,
@@ -47,12 +46,19 @@ def conclude(run: LiveRun, ended: Ended) -> None:
             origin=ended.origin,
             why=ended.why,
             print=print_,
-            counts=not asks and ended.outcome != EngineOutcome.LIMIT_REACHED,
+            counts=_counts(run, ended),
             by=ended.by,
         ),
         ended.writes,
     )
     run.soon()
+
+
+def _counts(run: LiveRun, ended: Ended) -> bool:
+    """Waits for people don't count, nor does a turn that a limit kept from being performed, whoever ended it."""
+    handed_over = [w.outcome for _, w in run.journal if isinstance(w, e.WaitOpened) and w.why == "escalated"]
+    asks = isinstance(run.machine.row(run.state.state).state, AskState)
+    return not asks and EngineOutcome.LIMIT_REACHED not in (ended.outcome, *handed_over[-1:])
 
 
 def _stalled(run: LiveRun, ended: Ended, print_: str | None) -> Ended | None:

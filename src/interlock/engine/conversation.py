@@ -116,6 +116,5 @@ class Conversation:
 
 def _size(message: Message) -> int:
     """What a message counts against the window: its bytes and its framing, as in `input_bound`."""
-    size = len(message.text.encode("utf-8", "surrogatepass")) + len(message.name) + MESSAGE_TOKENS
-    size += CALL_TOKENS if message.call_id else 0
-    return size + sum(len(call.name) + len(encode(call.args)) + CALL_TOKENS for call in message.calls)
+    answered = CALL_TOKENS if message.call_id else 0
+    return message.size_bytes + MESSAGE_TOKENS + answered + CALL_TOKENS * len(message.calls)

@@ -8,14 +8,15 @@ Never before `send_before` + timeout + grace: until then the attempt may still b
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from interlock.canonical import Json
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.journal import Entry
 from interlock.errors import EffectFailed
 from interlock.history.events import DoubtCleared, ToolCalled, WaitOpened
-from interlock.machine.tools import Happened, Way
+from interlock.machine.tools import Happened, Tool, Way
 
 PROBES_MAX = 3
 
@@ -30,7 +31,7 @@ async def clear(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     if not (effect.way == Way.PROBE and await _probed(desk, effect, entry)):
         if "in_doubt" in desk.run.machine.row(desk.run.state.state).moves:
             raise EffectFailed("in_doubt", f"{effect.name} may or may not have happened (effect {entry.effect})")
-        await ask_person(desk, entry)
+        await ask_person(desk, entry, effect.tool)
     return False
 
 
@@ -57,8 +58,9 @@ async def _probed(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     return False
 
 
-async def ask_person(desk: Desk, entry: Entry) -> NoReturn:
-    """Park until a person has said whether it happened."""
+async def ask_person(desk: Desk, entry: Entry, tool: Tool[Any, Any, Any] | None) -> NoReturn:
+    """Park until a person has said whether it happened, and, if a handler waits for it, with what result."""
+    form = {"result": {}} if entry.left_behind or tool is None else _form(tool.result_schema)
     asked = any(
         opened.why == "doubt" and opened.kind == "person" and opened.effect == entry.effect and ended is None
         for opened, _, ended in desk.journal.waits.values()
@@ -74,7 +76,19 @@ async def ask_person(desk: Desk, entry: Entry) -> NoReturn:
                 of="operator",
                 prompt=f"Did {entry.intent.tool} happen? Nobody knows. Arguments and key are in event {entry.seq}.",
                 effect=entry.effect,
-                form={"happened": {"result": {}}, "did_not": {}},
+                form={"happened": form, "did_not": {}},
             )
         )
     await desk.park()
+
+
+def _form(result: dict[str, Json]) -> dict[str, Json]:
+    """A form with one field, `result`; definitions that its schema refers to stand at the form's root."""
+    schema = {name: value for name, value in result.items() if name != "$defs"}
+    form: dict[str, Json] = {
+        "type": "object",
+        "properties": {"result": schema},
+        "required": ["result"],
+        "additionalProperties": False,
+    }
+    return {**form, "$defs": result["$defs"]} if "$defs" in result else form

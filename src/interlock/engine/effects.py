@@ -24,7 +24,7 @@ from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
 from interlock.machine.tools import Tool, Way
-from interlock.policy.accounts import Admission, Hold, excess, warnings_due
+from interlock.policy.accounts import Admission, Hold, ended_by_warning, excess, warnings_due
 from interlock.policy.retry import delay_seconds
 
 _OUTCOME_OF_FAILURE: Mapping[str, str] = {
@@ -117,6 +117,8 @@ class Effects:
                 raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{effect.name} doesn't fit what the account has left")
 
     async def _hand_over_if_warned(self) -> None:
+        if ended_by_warning(self.run.state):
+            raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{self.run.state.warn_at:.0%} is spent")
         due = list(warnings_due(self.run.state))
         if not due:
             return
@@ -237,7 +239,7 @@ class Effects:
         assert isinstance(intent, ToolCalled)  # models are never in doubt
         tool = tools_of(self.run.machine).get(intent.tool)
         if tool is None:  # gone since a deploy
-            await doubts.ask_person(self.desk, entry)
+            await doubts.ask_person(self.desk, entry, None)
         effect = ToolEffect(tool, intent.args, self.desk.deps, self.world.offload, digest=intent.digest)
         try:
             if await doubts.clear(self.desk, effect, entry):
@@ -245,7 +247,7 @@ class Effects:
         except EffectFailed:
             if not ask:
                 raise
-            await doubts.ask_person(self.desk, entry)
+            await doubts.ask_person(self.desk, entry, tool)
 
     def _entry_of_doubt(self, number: int) -> Entry:
         known = self.desk.journal.entries.get(number)

@@ -27,6 +27,7 @@ from interlock.history.events import (
     WaitEnded,
     WaitOpened,
     from_json,
+    stamped,
     to_json,
 )
 from interlock.history.fold import FINAL, Pointer, RunState, value_of, walk
@@ -52,6 +53,9 @@ from interlock.store.protocol import (
 )
 
 RESUBMISSIONS_MAX = 6
+
+LINGER_ROUNDS = 8
+"""From an effect's result to the next effect's intent it takes half as many rounds of the loop."""
 
 
 class Interrupted(InterlockError):
@@ -85,6 +89,7 @@ class LiveRun:
         self.fence = lease.fence
         self._load(lease.snapshot)
         self._accounted_at = world.clock.monotonic()
+        self._lease_id, self._commits = world.commit_id()[:8], 0
         self._timer: asyncio.Handle | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._in_flight: Commit | None = None
@@ -143,7 +148,7 @@ class LiveRun:
 
     def add(self, event: Event) -> int:
         """Take in one fact; returns its event number. It is committed soon (see `soon`, `durable`)."""
-        event = replace(event, at=self.now, ms=self._active_ms(), turn=self.state.turn)
+        event = stamped(event, self.now, self._active_ms(), self.state.turn)
         seq = self.state.seq + 1
         body, large = payloads.split(to_json(event))
         self._head = chain.link(self._head, body)
@@ -259,7 +264,14 @@ class LiveRun:
     def soon(self) -> None:
         """What was added is committed within `timing.linger`, in company if there is any."""
         if self._timer is None and self._in_flight is None:
-            self._timer = asyncio.get_running_loop().call_later(self.world.timing.linger, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self.world.timing.linger, self._linger, LINGER_ROUNDS)
+
+    def _linger(self, rounds: int) -> None:
+        """Wait a few rounds of the loop more: on a busy loop, time passes before the company could have come."""
+        if rounds > 0:
+            self._timer = asyncio.get_running_loop().call_soon(self._linger, rounds - 1)
+        else:
+            self._flush()
 
     async def durable(self) -> None:
         """Return when everything added so far is committed. Raises `StaleLease`, `Interrupted`, `StoreError`."""
@@ -330,7 +342,7 @@ class LiveRun:
     def _build(self, release: bool) -> Commit:
         state = self.state
         commit = Commit(
-            id=self.world.commit_id(),
+            id=self._commit_id(),
             run=self.number,
             worker=self.worker,
             fence=self.fence,
@@ -351,6 +363,11 @@ class LiveRun:
         self._unsaved = self._draft
         self._clear_draft()
         return commit
+
+    def _commit_id(self) -> bytes:
+        """Never given twice: drawn once per lease, counted from there."""
+        self._commits += 1
+        return self._lease_id + self._commits.to_bytes(8, "big")
 
     def _row(self) -> RowChange:
         state = self.state

@@ -110,10 +110,20 @@ class _ModelTurn:
         """Carry out the calls of one reply, side by side. What a tool says against it is told to the model."""
         desk = self.desk
         effects = [ToolEffect(tool, args, desk.deps, desk.world.offload, answers=call) for call, tool, args in calls]
+        if len(effects) == 1:  # mostly
+            await self._told(effects[0])
+            return
         ends = await asyncio.gather(*(self.effects.carry_out(effect) for effect in effects), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException) and getattr(end, "outcome", None) != EngineOutcome.ERROR:
                 raise end
+
+    async def _told(self, effect: ToolEffect) -> None:
+        try:
+            await self.effects.carry_out(effect)
+        except EffectFailed as failed:
+            if failed.outcome != EngineOutcome.ERROR:
+                raise
 
     def _origin(self) -> str:
         reads = self.run.machine.record.model_fields if self.state.reads is None else self.state.reads

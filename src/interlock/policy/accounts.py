@@ -93,6 +93,12 @@ def warnings_due(run: RunState) -> Iterator[tuple[str, int, int]]:
             yield dimension, run.spent[dimension], ceiling
 
 
+def ended_by_warning(run: RunState) -> bool:
+    """The warning was said, and ends: until it is extended or wraps up, nothing more starts, whatever a handler tries."""
+    said = any(run.warned.get(dimension) == run.ceiling[dimension] for dimension in MONEY)
+    return run.on_warn == "end" and said and not run.wrapping
+
+
 def excess(run: RunState) -> Iterator[tuple[str, int]]:
     """(dimension, amount) by which spending is above a ceiling."""
     for dimension in MONEY:

@@ -39,6 +39,7 @@ from interlock.redteam.worker_process import POLL_SECONDS, Order
 from interlock.worker import Worker
 
 PRICE = Price.per_million(0.25, 2, 0.025)  # what gpt-5-mini costs; nobody is billed
+RETRY_AFTER_SECONDS = 1
 DELAY_SECONDS = 30.0
 PATIENCE_SECONDS = 1.5  # what the slowed run's state allows
 QUERY_USD = 0.05  # in the run that hits 80 %, reading the log is a paid service
@@ -101,35 +102,30 @@ async def drill(desk: AnyMachine, desk_file: Path, log_file: Path, store: str, s
 
 
 def _prices() -> dict[str, Price]:
-    return {f"openai:{name}": PRICE for name in ("work", "stuck", "slow", "budget", "injection")}
+    return {f"openai:{_model(name)}": PRICE for name in ("work", "stuck", "slow", "budget", "injection")}
 
 
+def _model(part: str) -> str:
+    """Each part asks a model of its own name, by which faults find it."""
+    return f"demo-{part}"
+
+
+@dataclass(frozen=True, slots=True)
 class Drill:
     """One drill under way."""
 
-    def __init__(
-        self,
-        desk: AnyMachine,
-        desk_file: Path,
-        log_file: Path,
-        store: str,
-        scratch: Path,
-        provider: LoopbackProvider,
-        world: World,
-        say: Say,
-    ) -> None:
-        self.desk = desk
-        self.desk_file = desk_file
-        self.log_file = log_file
-        self.store = store
-        self.scratch = scratch
-        self.provider = provider
-        self.world = world
-        self.say = say
+    desk: AnyMachine
+    desk_file: Path
+    log_file: Path
+    store: str
+    scratch: Path
+    provider: LoopbackProvider
+    world: World
+    say: Say
 
     async def run(self) -> Outcome:
         self.provider.inject(
-            storm(2, retry_after=1, when=_is_from("work")),
+            storm(2, retry_after=RETRY_AFTER_SECONDS, when=_is_from("work")),
             hang(when=_may_be_killed),
             delay(DELAY_SECONDS, when=_is_from("slow")),
         )
@@ -138,7 +134,7 @@ class Drill:
         granted = frozenset(_offered(self.desk))
         smuggled = work if _refused(work) else await self.injected()
         judged = [
-            (work, verdicts.storm(_log(work))),
+            (work, verdicts.storm(_log(work), RETRY_AFTER_SECONDS)),
             (stuck, verdicts.stuck(_log(stuck))),
             (slow, verdicts.slow(_log(slow), DELAY_SECONDS)),
             (smuggled, verdicts.injection(_log(smuggled), granted)),
@@ -158,9 +154,9 @@ class Drill:
         with suppress(TimeoutError):
             async with asyncio.timeout(PART_SECONDS_MAX):
                 with self.process(handle.id) as first:
-                    await self.until_it_hangs(first)
-                    first.send_signal(signal.SIGKILL)
-                    self.say(f"kill -9 {first.pid}, the worker, in the middle of turn {handle.show().state.turn}")
+                    if await self.hangs(first):
+                        first.send_signal(signal.SIGKILL)
+                        self.say(f"kill -9 {first.pid}, the worker, in the middle of turn {handle.show().state.turn}")
                 with self.process(handle.id) as second:
                     self.say(f"a new worker process, {second.pid}, takes the run over")
                     while second.poll() is None:
@@ -175,7 +171,7 @@ class Drill:
             str(self.desk_file),
             self.desk.name,
             run,
-            self.provider.model_name("work"),
+            self.provider.model_name(_model("work")),
             (PRICE.input, PRICE.output, PRICE.cached_input or PRICE.input),
         )
         command = [sys.executable, "-m", "interlock.redteam.worker_process", order.written()]
@@ -190,22 +186,23 @@ class Drill:
             if process.stdin is not None:
                 process.stdin.close()
 
-    async def until_it_hangs(self, process: subprocess.Popen[bytes]) -> None:
-        """Until a model call of the run's is under way and won't be answered."""
+    async def hangs(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait until a model call of its run is under way that won't be answered. False: it ended before."""
         stormed = False
         while process.poll() is None:
             struck = [request.fault for request in self.provider.requests if request.fault is not None]
             if any(fault.kind == "status" for fault in struck) and not stormed:
                 stormed = True
-                self.say("the provider answers 503 (Retry-After: 1)")
+                self.say(f"the provider answers 503 (Retry-After: {RETRY_AFTER_SECONDS})")
             if any(fault.kind == "hang" for fault in struck):
-                return
+                return True
             await asyncio.sleep(0.02)
+        return False
 
     # -- the runs in this process -------------------------------------------------------------------------------------
 
     async def others_when_loaded(self) -> list[Part]:
-        await asyncio.to_thread(self.world.models.find, self.provider.model_name("stuck"))
+        await asyncio.to_thread(self.world.models.find, self.provider.model_name(_model("stuck")))
         return list(await asyncio.gather(self.stuck(), self.slow(), self.budget()))
 
     async def stuck(self) -> Part:
@@ -261,7 +258,7 @@ class Drill:
     # -- for all of them ----------------------------------------------------------------------------------------------
 
     def client(self, name: str) -> Client:
-        return Client(world=replace(self.world, model=self.provider.model_name(name)))
+        return Client(world=replace(self.world, model=self.provider.model_name(_model(name))))
 
     def record(self, log_file: Path | None = None) -> Mapping[str, Json]:
         return {"log_file": str(log_file or self.log_file)}
@@ -281,14 +278,14 @@ def _refused(part: Part) -> bool:
 
 
 def _is_from(name: str) -> Callable[[ModelRequest], bool]:
-    return lambda request: request.model == name
+    return lambda request: request.model == _model(name)
 
 
 def _may_be_killed(request: ModelRequest) -> bool:
     """The worker dies where it has the most to lose: in a turn of which the first half is done, if there is one."""
     results = [message for message in request.messages if message.role == "tool"]
     late = bool(results) and (results[-1].text.startswith("Refused: ") or results[-1].name == "tail")
-    return request.model == "work" and late
+    return request.model == _model("work") and late
 
 
 def _copy_with_a_line_more(log_file: Path, copy: Path) -> None:

@@ -46,23 +46,24 @@ def _ended(log: Log) -> str | None:
     return next((event.status for event in _of(log, e.Transitioned) if event.status), None)
 
 
-def storm(log: Log) -> Verdict:
+def storm(log: Log, retry_after: float) -> Verdict:
     """503s are tried again, never before the provider said, cost nothing, and the answer comes in the end."""
     failed = [event for event in _of(log, e.AttemptFailed) if event.kind == "outage"]
     if not failed:
         return Verdict("storm", False, "no 503 reached the run")
-    early = [f for f in failed if _next_attempt(log, f) < (f.retry_at or 0)]
+    early = [f for f in failed if _next_attempt(log, f) < f.at + retry_after * 1000]
     lost = {f.effect for f in failed} - _answered(log)
     paid = sum(f.nanousd for f in failed)
     waited = sum(max(0, (f.retry_at or f.at) - f.at) for f in failed) / 1000
     held = not early and not lost and not paid
+    obeyed = "tried again too early" if early else f"{waited:.1f} s waited as told"
     said = "answered in the end" if not lost else "never answered"
-    return Verdict("storm", held, f"{len(failed)} x 503, {waited:.1f} s waited as told, {_money(paid)} paid, {said}")
+    return Verdict("storm", held, f"{len(failed)} x 503, {obeyed}, {_money(paid)} paid, {said}")
 
 
 def _next_attempt(log: Log, failed: e.AttemptFailed) -> int:
     later = (i.at for i in _intents(log) if i.effect == failed.effect and i.attempt == failed.attempt + 1)
-    return next(later, failed.retry_at or failed.at)
+    return next(later, failed.retry_at or failed.at)  # lost, which is said elsewhere
 
 
 def stuck(log: Log) -> Verdict:

@@ -238,6 +238,8 @@ class Claim:
     still is what `still` says (the claimant saw it stand for a whole lease), or the run's deadline has passed.
 
     `run` claims that one only (by id), if it may be claimed. Paused runs are claimed only when they have mail.
+    `mine`: said after the answer to a claim was lost: the runs that the claimant knows it holds. Others that it holds
+    are leased to it anew.
     """
 
     worker: int
@@ -246,6 +248,7 @@ class Claim:
     at: int
     still: Mapping[int, int] = field(default_factory=dict)
     run: str | None = None
+    mine: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,9 @@ class Claims:
             why = self._loses(claim, worker, beats)
             if why:
                 yield from ((number, why) for number in self._numbers("held_by", machines, claim.limit, worker))
+        if claim.mine is not None:
+            held = self._numbers("held_by", machines, claim.limit + len(claim.mine), claim.worker)
+            yield from ((number, "") for number in held if number not in claim.mine)
         late = self._numbers("held_past_deadline", machines, claim.limit, claim.worker, claim.at)
         yield from ((number, "deadline") for number in late)
         yield from ((number, "") for number in self._numbers("claimable_with_mail", machines, claim.limit))
@@ -70,6 +73,8 @@ class Claims:
             return {number: ""} if status in _FREE and (due or mail) else {}
         if status not in _FREE and status != "running":
             return {}
+        if worker == claim.worker and claim.mine is not None and number not in claim.mine:
+            return {number: ""}
         late = "deadline" if deadline_at is not None and deadline_at <= claim.at else ""
         why = self._loses(claim, worker, beats) or late
         return {number: why} if why else {}

@@ -1,0 +1,220 @@
+"""`interlock demo`, for real: its processes, its server, its kill -9; and that it can say no."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interlock.cli.demo import as_document
+from interlock.redteam.drill import Outcome, Part
+from interlock.redteam.investigator import investigator
+from interlock.redteam.provider import LoopbackProvider
+from interlock.redteam.verdicts import Verdict
+from interlock.testing import memory_store
+from tests.examples.example import EXAMPLES, SHOP_LOG
+
+ROOT = EXAMPLES.parent
+FAULTS = ["storm", "stuck", "slow", "injection", "budget", "kill"]
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "interlock", *args]
+
+
+def environment(tmp: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(tmp), "NO_COLOR": "1"}
+
+
+def demo(tmp: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command("demo", *args), cwd=tmp, env=environment(tmp), capture_output=True, text=True, timeout=90
+    )
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The drill on the shipped log, with the defaults."""
+    done = demo(tmp_path_factory.mktemp("shipped"), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return {**document, "stderr": done.stderr}
+
+
+def test_every_fault_is_held(shipped: dict[str, Any]) -> None:
+    assert shipped["ok"] is True
+    assert [fault["name"] for fault in shipped["faults"]] == FAULTS
+    assert all(fault["held"] and fault["why"] for fault in shipped["faults"])
+    assert shipped["broken"] == [] and shipped["stderr"] == ""
+
+
+def test_the_answer_is_the_component_that_fails(shipped: dict[str, Any]) -> None:
+    assert "payments" in shipped["answer"] and "no database connection" in shipped["answer"]
+
+
+def test_the_runs_are_where_they_should_be(shipped: dict[str, Any]) -> None:
+    ends = {run["what"]: (run["status"], run["state"]) for run in shipped["runs"]}
+    waiting = [what for what, end in ends.items() if end == ("waiting", "person")]
+    assert waiting == ["a tool that always says `retry`"]
+    assert all(end == ("completed", "closed") for what, end in ends.items() if what not in waiting)
+    assert 0 < shipped["cost"]["usd"] < 0.5
+    assert shipped["cost"]["tokens_in"] > 0 and shipped["cost"]["tokens_out"] > 0
+
+
+def test_the_runs_lie_in_a_store_of_their_own(shipped: dict[str, Any]) -> None:
+    """Not in the user's, and any command can read them there."""
+    folder = Path(shipped["store"].removeprefix("sqlite:///")).parent
+    assert folder.name.startswith("interlock-demo-")
+    shown = subprocess.run(
+        command("show", shipped["runs"][0]["run"], "--json", "--store", shipped["store"]),
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["record"]["component"] == "payments"
+
+
+def test_a_log_of_ones_own_twice_in_one_store_in_words(tmp_path: Path) -> None:
+    """Another file gives another answer; a log without orders gets one on a copy, and is itself not touched."""
+    log = tmp_path / "messages"
+    line = "Nov 17 01:52:0{} box1 nginx[99]: error: upstream api-{} timed out, retry later\n"
+    log.write_text("".join(line.format(n, n) for n in range(8)) + "Nov 17 01:53:00 box1 cron[1]: done\n")
+    before = log.read_bytes()
+    store = f"sqlite:///{tmp_path / 'mine.db'}"
+    first = demo(tmp_path, "--log", str(log), "--store", store)
+    second = demo(tmp_path, "--log", str(log), "--store", store, "--json")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.count("\nheld ") == len(FAULTS) and "nginx fails." in first.stdout
+    assert "ok: everything held" in first.stdout and "Traceback" not in first.stderr
+    assert second.returncode == 0, second.stdout + second.stderr
+    document = json.loads(second.stdout)
+    assert "nginx" in document["answer"] and len(document["runs"]) == 5
+    assert log.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("interlock-demo-")] == []
+
+
+@pytest.mark.parametrize("name", ["none.log", "folder"])
+def test_a_log_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    done = demo(tmp_path, "--log", name)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and name in done.stderr
+
+
+def test_a_store_that_is_none_of_ours_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.db").write_text("these are my notes " * 100)
+    done = demo(tmp_path, "--json", "--store", f"sqlite:///{tmp_path / 'notes.db'}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert (tmp_path / "notes.db").read_text().startswith("these are my notes")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds child processes in Linux' /proc")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_it_leaves_no_process_behind(tmp_path: Path, ending: signal.Signals) -> None:
+    """Ctrl-C is one line; and even when it is killed itself its worker ends."""
+    running = subprocess.Popen(
+        command("demo"), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        until = time.monotonic() + 40
+        while not (workers := children_of(running.pid)) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert workers
+        time.sleep(0.5)
+        running.send_signal(ending)
+        _, said = running.communicate(timeout=30)
+    finally:
+        running.kill()
+        running.wait()
+    if ending == signal.SIGINT:
+        assert running.returncode == 130
+        assert said.decode().count("\n") == 1 and "interrupted" in said.decode()
+    until = time.monotonic() + 10
+    while any(map(is_alive, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+
+
+def test_a_real_provider_does_the_same_work(tmp_path: Path) -> None:
+    """`interlock run` with an address in the model's name, as for any server that speaks OpenAI's protocol."""
+    with LoopbackProvider(investigator) as provider:
+        done = subprocess.run(
+            command(
+                "run",
+                f"{EXAMPLES / 'incident.py'}:desk",
+                *("--input", json.dumps({"log_file": str(SHOP_LOG)}), "--model", provider.model_name("demo")),
+                *("--price", "0.25,2", "--store", f"sqlite:///{tmp_path / 'run.db'}", "--json"),
+            ),
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["status"] == "completed" and document["record"]["component"] == "payments"
+
+
+class TestOutcome:
+    """`ok` is computed: from the work, the verdicts and the logs."""
+
+    def outcome(self, tmp_path: Path, **record: str) -> Outcome:
+        import asyncio
+
+        from interlock.client import Client
+        from interlock.reading import read_run
+        from tests.examples.example import load
+
+        async def started() -> Part:
+            with memory_store() as store:
+                client = Client(store)
+                handle = await client.start(load("incident").desk, {"log_file": "x", **record})
+                client.world.committer.close()
+                return Part("the work itself", read_run(store, handle.id), ())
+
+        part = asyncio.run(started())
+        view = replace(part.view, row=replace(part.view.row, status="completed"))
+        held = tuple((view.id, Verdict(name, True, "it held")) for name in FAULTS)
+        return Outcome((replace(part, view=view),), held, ())
+
+    def test_it_is_ok_when_all_is(self, tmp_path: Path) -> None:
+        assert as_document(self.outcome(tmp_path, report="db fails"))["ok"] is True
+
+    def test_no_answer_is_not_ok(self, tmp_path: Path) -> None:
+        assert as_document(self.outcome(tmp_path))["ok"] is False
+
+    @pytest.mark.parametrize("place", range(len(FAULTS)))
+    def test_a_fault_that_was_not_held_is_not_ok(self, tmp_path: Path, place: int) -> None:
+        outcome = self.outcome(tmp_path, report="db fails")
+        run, verdict = outcome.verdicts[place]
+        changed = [*outcome.verdicts]
+        changed[place] = (run, replace(verdict, held=False))
+        document = as_document(replace(outcome, verdicts=tuple(changed)))
+        assert document["ok"] is False
+        assert [fault["held"] for fault in document["faults"]].count(False) == 1
+
+    def test_a_broken_log_is_not_ok(self, tmp_path: Path) -> None:
+        outcome = replace(self.outcome(tmp_path, report="db fails"), broken=("run 1 event 2: hash",))
+        assert as_document(outcome)["ok"] is False

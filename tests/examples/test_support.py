@@ -1,0 +1,27 @@
+"""The support desk of the examples: its ways to an end."""
+
+from __future__ import annotations
+
+from interlock.testing import assert_log, call, choose, play
+from tests.examples.example import load
+
+support = load("support").support
+CASE = {"question": "Where is my money?", "order_id": "A-17"}
+
+
+def test_what_is_owed_is_paid_once_and_answered() -> None:
+    script = [
+        call("order_lines", order_id="A-17"),
+        choose("owed", facts=["broken on arrival"], refund_cents=2400),
+        "You get 24.00 EUR back.",
+    ]
+    run = play(support, CASE, model=script)
+    assert_log(run, "look_up > pay > answer > closed", tool_called=2)
+    assert run.record.receipt == "2400 cents paid back for A-17"
+    assert run.record.reply == "You get 24.00 EUR back."
+
+
+def test_without_facts_a_person_takes_over() -> None:
+    run = play(support, CASE, model=[choose("nothing", facts=[]), "?"], answers=[("handled", {"reply": "Sorry."})])
+    assert_log(run, "look_up > answer > person > closed")
+    assert run.record.reply == "Sorry."
