@@ -73,7 +73,12 @@ def _page_of(request: ModelRequest) -> int:
 def machine(turns: int) -> AnyMachine:
     """One model state that calls its tool again and again."""
     reading = model_state(
-        "Read every page on {topic}.", model=MODEL, tools=[read_page], within=3600, writes={"read_all": []}, max_tokens=800
+        "Read every page on {topic}.",
+        model=MODEL,
+        tools=[read_page],
+        within=3600,
+        writes={"read_all": []},
+        max_tokens=800,
     )
     table: dict[str, Any] = {
         "reading": reading.then({"called": "reading", "read_all": "closed"}),
@@ -81,4 +86,6 @@ def machine(turns: int) -> AnyMachine:
         "failed": final("failed"),
     }
     limits = Limits(turns=turns + 1, seconds=86_400, warn_at=1.0)
-    return Machine("bench", Case, limits=limits, table=table, otherwise="failed", prices={MODEL: Price.per_million(1, 2)})
+    return Machine(
+        "bench", Case, limits=limits, table=table, otherwise="failed", prices={MODEL: Price.per_million(1, 2)}
+    )

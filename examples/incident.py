@@ -5,6 +5,7 @@
 
 A model investigates with three read-only tools. What it calls evidence must stand in the file word for word, else it
 has to look again. If it is too slow or gone, plain code counts errors instead; if it runs in circles, a person decides.
+The model names the file that its tools read, so let the desk run as a user who may read logs and little else.
 """
 
 import re

@@ -73,7 +73,9 @@ def store_url(url: str | None = None) -> str:
     return url or os.environ.get("INTERLOCK_STORE") or DEFAULT_STORE
 
 
-def open_store(url: str | None = None, *, clock: Clock | None = None, create: bool = True, readonly: bool = False) -> Store:
+def open_store(
+    url: str | None = None, *, clock: Clock | None = None, create: bool = True, readonly: bool = False
+) -> Store:
     """Open a store by URL. Raises `StoreError` (which see) with one clear sentence."""
     named = store_url(url)
     if not named.startswith("sqlite:"):

@@ -228,7 +228,11 @@ class Client:
         """A run that exists, by id, the beginning of one, or `@last`. Raises `UnknownRun`; `ShapeChanged` when it is
         open and was started on another shape of `machine`."""
         row = self.store.find(run_id)
-        if machine is not None and row.status not in FINAL and (row.machine, row.shape) != (machine.name, machine.shape):
+        if (
+            machine is not None
+            and row.status not in FINAL
+            and (row.machine, row.shape) != (machine.name, machine.shape)
+        ):
             raise ShapeChanged(
                 f"run {row.id} is open on machine {row.machine} of shape {row.shape}; this {machine.name} has shape "
                 f"{machine.shape}: finish it with the code it was started with, or cancel it"
@@ -305,7 +309,9 @@ class Client:
         if not waits:
             raise WaitClosed(f"run {view.id} waits for no person{'' if number is None else f' in wait {number}'}")
         if len(waits) > 1:
-            raise BadInput(f"run {view.id} has several open waits: name one ({', '.join(str(w.number) for w in waits)})")
+            raise BadInput(
+                f"run {view.id} has several open waits: name one ({', '.join(str(w.number) for w in waits)})"
+            )
         return waits[0]
 
     async def clear(
@@ -349,7 +355,13 @@ class Client:
         return await self._leave(run_id, "extend", {"more": more}, by, reason)
 
     async def signal(
-        self, run_id: str, name: str, fields: Mapping[str, Json] | None = None, *, by: str | None = None, id: str | None = None
+        self,
+        run_id: str,
+        name: str,
+        fields: Mapping[str, Json] | None = None,
+        *,
+        by: str | None = None,
+        id: str | None = None,
     ) -> Left:
         """Tell a run something from a system. It is kept until a wait for it takes it; the same `id` counts once."""
         return await self._leave(run_id, "signal", {"name": name, "fields": dict(fields or {})}, by, "", id=id)
@@ -426,9 +438,7 @@ class RunHandle(Generic[R]):
         if self.machine is None:
             raise UnknownRun(f"run {self.id}: pass its machine to client.run() for a typed record")
         record = self.machine.record.model_validate(view.record)
-        return Result(
-            view.id, view.status, view.row.reason, view.row.state, record, view.spent, view.waits
-        )
+        return Result(view.id, view.status, view.row.reason, view.row.state, record, view.spent, view.waits)
 
     def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[tuple[int, Event]]:
         """See `Client.events`."""
@@ -464,5 +474,3 @@ async def _run(
         handle = await client.start(machine, record, key=key)
         async with Worker(client, [machine], only=handle.id):
             return await handle.result(until_waiting=True)
-
-

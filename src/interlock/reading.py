@@ -14,7 +14,7 @@ from interlock.history import chain, payloads
 from interlock.history.events import Event, WaitOpened, from_json
 from interlock.history.fold import FINAL, RunState, value_of, walk
 from interlock.machine.limits import Amounts, dollars
-from interlock.store.protocol import RunFilter, RunRow, Snapshot, Store, Wait
+from interlock.store.protocol import RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,14 @@ def read_events(
 ) -> Iterator[tuple[int, Event, bytes]]:
     """(event number, event, hash) of a run, payloads filled in."""
     for stored in store.events(number, first, last):
-        yield stored.seq, from_json(payloads.join(stored.body, store.payload)), stored.hash
+        yield stored.seq, _event(store, stored), stored.hash
+
+
+def _event(store: Store, stored: StoredEvent) -> Event:
+    try:
+        return from_json(payloads.join(stored.body, store.payload))
+    except (KeyError, ValueError, TypeError) as wrong:
+        raise StoreError(f"event {stored.seq} can't be read: {wrong}. See `interlock verify`") from wrong
 
 
 # -- stuck ------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """For users' own tests: a machine played in virtual time, with scripted models, on a store in memory.
 
-    def test_a_refund_is_paid():
-        run = play(support, Case(question="Where?", order_id="A-17"), model=[call("order_lines", order_id="A-17"), ...])
-        assert run.status == "completed"
-        assert_log(run, "look_up > pay > answer > closed")
+def test_a_refund_is_paid():
+    run = play(support, Case(question="Where?", order_id="A-17"), model=[call("order_lines", order_id="A-17"), ...])
+    assert run.status == "completed"
+    assert_log(run, "look_up > pay > answer > closed")
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ def _path(events: Sequence[Event]) -> str:
     return " > ".join(names)
 
 
-def assert_log(played: Played[Any], path: str | None = None, *, types: Sequence[str] | None = None, **counts: int) -> None:
+def assert_log(
+    played: Played[Any], path: str | None = None, *, types: Sequence[str] | None = None, **counts: int
+) -> None:
     """Assert what happened: the path of states, the exact sequence of event types, or how many of a type there are
     (`assert_log(run, "look_up > closed", model_called=2, overrun=0)`)."""
     said = [event.TYPE for event in played.events]

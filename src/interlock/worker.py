@@ -75,7 +75,10 @@ class Worker:
         await self._join()
         if self._watch:
             self._watchdog = Watchdog(asyncio.get_running_loop())
-        self._loops = [asyncio.create_task(self._claims(), name="claims"), asyncio.create_task(self._beats(), name="beats")]
+        self._loops = [
+            asyncio.create_task(self._claims(), name="claims"),
+            asyncio.create_task(self._beats(), name="beats"),
+        ]
         listeners = getattr(self._host, "listeners", None)
         if listeners is not None:
             listeners.append(self.nudge)
@@ -254,5 +257,3 @@ class Watchdog:
     def stop(self) -> None:
         self._stopped.set()
         self._turned.set()
-
-

@@ -45,7 +45,9 @@ class Tools:
     """One tool of each way of clearing a doubt, on one outside world. `delay` seconds before the effect and after it;
     `fault(name, attempt)` may raise before or after it happened."""
 
-    def __init__(self, before: float = 0.0, after: float = 0.0, within: float = 5.0, valid: float | None = None) -> None:
+    def __init__(
+        self, before: float = 0.0, after: float = 0.0, within: float = 5.0, valid: float | None = None
+    ) -> None:
         self.outside = outside = Outside()
         self.before, self.after = before, after
         self.slow: set[int] = set()  # arguments whose call never answers, though its effect takes place

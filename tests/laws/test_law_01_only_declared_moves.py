@@ -164,7 +164,11 @@ def bad_prompt(record: Any) -> str:
 
 FAILURES: dict[str, tuple[str, Callable[[], Any], Any]] = {
     "a handler raises": ("error", lambda: state()(_raises), ()),
-    "a prompt's function raises": ("error", lambda: model_state(bad_prompt, model=M, writes={"ok": []}), [choose("ok")]),
+    "a prompt's function raises": (
+        "error",
+        lambda: model_state(bad_prompt, model=M, writes={"ok": []}),
+        [choose("ok")],
+    ),
     "a tool says surely not": ("error", lambda: use(refuses, args={}), ()),
     "a tool never gets it done": ("retries_spent", lambda: use(never_done, args={}), ()),
     "a tool is slow for ever": ("timeout", lambda: use(slow, args={}, within=0.9), ()),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from interlock import Turn, state
-from interlock.agent.model import ModelReply
+from interlock.agent.model import ModelFailed, ModelReply
 from interlock.agent.scripted import ScriptedModel
 from interlock.engine.live_run import leave_evidence
 from interlock.engine.timing import Timing
@@ -20,6 +20,7 @@ from tests.laws.stage import Stage, on_stage
 
 WAYS = ("read", "keyed", "probed", "once")
 T = Timing()
+SOON = Timing(lease=1.0)  # taken over while the attempt is still fresh
 
 
 def one_call(tools: Tools, name: str, **limits: Any) -> Any:
@@ -160,8 +161,6 @@ class TestNotBefore:
             [intent] = stage.of(e.ToolCalled)
             over = intent.send_before + intent.timeout_ms + int(T.grace * 1000)
             assert intent.send_before == intent.at + int(T.send_window * 1000)
-            # The one who takes over at once finds the attempt fresh.
-            stage.store._locks.alive = lambda number: False  # type: ignore[attr-defined]
             await stage.worker(scene)
             while stage.clock.now_ms() < over - 500:
                 assert not stage.of(e.DoubtCleared) and not stage.client.waiting()
@@ -170,7 +169,7 @@ class TestNotBefore:
             await stage.until(lambda: bool(stage.of(e.DoubtCleared) or stage.client.waiting()), 30)
             assert stage.clock.now_ms() >= over
 
-        on_stage(play)
+        on_stage(play, timing=SOON)
 
     def test_a_timed_out_call_is_given_its_grace(self) -> None:
         """The attempt's own worker waits as long as a stranger would."""
@@ -520,3 +519,79 @@ def test_no_commit_that_starts_a_call_leaves_without_its_deadline() -> None:
 
     on_stage(play)
     assert [commit.begins for commit in seen].count(True) == 1
+
+
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_a_doubt_whose_repeat_was_refused_stays_a_doubt(verb: str) -> None:
+    """A pause lies unread when the call would be done again under its key: neither the repeat nor the clearing stands."""
+    tools = Tools(after=3)
+    scene = one_call(tools, "keyed")
+
+    async def play(stage: Stage) -> None:
+        await dies_during(stage, tools, scene, "keyed")
+        [intent] = stage.of(e.ToolCalled)
+        over = intent.send_before + intent.timeout_ms + int(T.grace * 1000)
+        await stage.worker(scene)
+        await stage.until(lambda: bool(stage.of(e.AttemptFailed)), 60)
+        await stage.until(lambda: stage.clock.now_ms() >= over - 300)
+        await getattr(stage.client, verb)("@last", by="ann")
+        await stage.until(lambda: stage.status() in ("paused", "cancelled"), 60)
+        assert not stage.of(e.DoubtCleared) and len(stage.of(e.ToolCalled)) == 1
+        if verb == "pause":
+            tools.after = 0
+            await stage.client.resume("@last", by="ann")
+            await stage.until(lambda: stage.status() == "completed", 300)
+
+    on_stage(play, timing=SOON)
+    assert tools.outside.times("keyed") == 1
+
+
+def test_a_call_that_its_handler_gives_up_is_a_doubt() -> None:
+    """A handler's own timeout around a call leaves it in doubt, at once and for every call of the tool after it."""
+    tools = Tools(within=30)
+    tools.slow = {1}
+    said: list[str] = []
+
+    @state(tools=tools.all, within=3600)
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        try:
+            async with asyncio.timeout(2):
+                await turn.call(tools.probed, 1)
+        except TimeoutError:
+            said.append("gave up")
+        await turn.call(tools.probed, 2)
+        return "done"
+
+    scene = machine(work)
+
+    async def play(stage: Stage) -> None:
+        await stage.client.start(scene, Case(), by="test")
+        await stage.worker(scene)
+        await stage.until(lambda: stage.status() == "completed", 300)
+        [failed] = stage.of(e.AttemptFailed)
+        assert (failed.kind, failed.doubt) == ("cancelled", True)
+
+    on_stage(play)
+    assert said[0] == "gave up" and [n for _, _, n in tools.outside.lines] == [1, 2]
+
+
+def test_no_wait_of_an_ended_turn_holds_up_the_next() -> None:
+    """A branch waits an hour for its provider when the turn runs out of time: the run goes on, not in an hour."""
+    tools = Tools(within=60)
+    tools.slow = {1}
+    model = ScriptedModel(lambda request: ModelFailed("rate_limited", "later", retry_after=3600, billed=False))
+
+    @state(tools=tools.all, models=[MODEL], within=20)
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        if turn.number == 1:
+            await asyncio.gather(turn.call(tools.read, 1), turn.model(MODEL, "x"))
+        return "done"
+
+    scene = machine(work, {"timeout": "work"})
+
+    async def play(stage: Stage) -> None:
+        await stage.client.start(scene, Case(), by="test")
+        await stage.worker(scene)
+        await stage.until(lambda: stage.status() == "completed", 100)
+
+    on_stage(play, model)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from hypothesis import HealthCheck, given, settings
@@ -89,24 +90,23 @@ async def once(call: Call[None], number: int) -> str:
 TOOLS = (read, keyed, once)
 
 
-async def effects(turn: Turn[Rec]) -> None:
+async def effects(turn: Turn[Rec], chance: random.Random) -> None:
     """A few effects of any kind, one by one or side by side; failures are sometimes caught."""
-    chance = CHANCE.random
-    asked: list[Any] = []
+    asked: list[Callable[[], Any]] = []
     for _ in range(chance.randrange(4)):
         kind = chance.randrange(6)
         if kind == 0:
-            asked.append(turn.sleep(chance.choice([0.1, 3, 100])))
+            asked.append(partial(turn.sleep, chance.choice([0.1, 3, 100])))
         elif kind == 1:
-            asked.append(turn.model(M, f"say {chance.randrange(3)}", max_tokens=chance.choice([16, 64])))
+            asked.append(partial(turn.model, M, f"say {chance.randrange(3)}", max_tokens=chance.choice([16, 64])))
         else:
-            asked.append(turn.call(chance.choice(TOOLS), chance.randrange(3)))
+            asked.append(partial(turn.call, chance.choice(TOOLS), chance.randrange(3)))
     if chance.random() < 0.5:
-        await asyncio.gather(*asked, return_exceptions=chance.random() < 0.5)
+        await asyncio.gather(*(each() for each in asked), return_exceptions=chance.random() < 0.5)
         return
     for each in asked:
         try:
-            await each
+            await each()
         except EffectFailed:
             if chance.random() < 0.5:
                 raise
@@ -115,13 +115,13 @@ async def effects(turn: Turn[Rec]) -> None:
 @state(models=[M], tools=TOOLS, writes=["text", "number", "items"], max_tokens=64, calls=6, within=50)
 async def code(turn: Turn[Rec]) -> Literal["a", "b"]:
     # A handler must ask the same when it is entered again, so its chance comes from the turn.
-    CHANCE.random = random.Random(f"{await turn.random()}")
-    await effects(turn)
+    chance = random.Random(f"{await turn.random()}")
+    await effects(turn, chance)
     turn.record.number += 1
     turn.record.items.append(f"item {turn.number}")
-    if CHANCE.random.random() < 0.1:
+    if chance.random() < 0.1:
         raise RuntimeError("handler broke")
-    return "a" if CHANCE.random.random() < 0.6 else "b"
+    return "a" if chance.random() < 0.6 else "b"
 
 
 @state(writes=["text"])

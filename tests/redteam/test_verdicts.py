@@ -30,7 +30,7 @@ def asked(effect: int, attempt: int = 1, at: int = 0, turn: int = 1) -> e.ModelC
         price={},
         hold_tokens=0,
         hold_nanousd=0,
-        send_before=0,
+        send_within_ms=0,
         timeout_ms=0,
     )
 
@@ -48,7 +48,7 @@ def at_least(turn: int) -> int:
 
 def called(effect: int, tool: str = "count", turn: int = 1) -> e.ToolCalled:
     return e.ToolCalled(
-        turn=turn, effect=effect, digest="t", tool=tool, way="repeat", args={}, send_before=0, timeout_ms=0
+        turn=turn, effect=effect, digest="t", tool=tool, way="repeat", args={}, send_within_ms=0, timeout_ms=0
     )
 
 

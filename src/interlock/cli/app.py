@@ -110,6 +110,7 @@ def _ended(args: list[str]) -> int:
     except InterlockError as wrong:
         return _say(str(wrong), MISUSE)
     except (KeyboardInterrupt, click.Abort) as stopped:
+        click.echo(nl=sys.stderr.isatty(), err=True)  # after the terminal's own ^C
         return _say(str(stopped) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         return _unplugged()

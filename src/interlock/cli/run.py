@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from interlock.cli import inputs, target
 from interlock.cli.log import plain
 from interlock.cli.options import Misuse, foreign_output_aside, named, print_json, shared, short_id
 from interlock.cli.show import as_document, print_view
-from interlock.cli.story import Story, amount
-from interlock.cli.wording import money, visible
+from interlock.cli.story import Story
+from interlock.cli.wording import duration, money, visible
 from interlock.client import Client, RunHandle
 from interlock.engine.record import dump_record
 from interlock.errors import StoreError
@@ -109,19 +110,28 @@ async def _host(client: Client, order: Order) -> RunView:
     teller = Teller(client, handle, order)
     try:
         async with Worker(client, [order.machine], only=handle.id, drain=DRAIN_SECONDS), teller:
-            await _settled(client, handle)
+            await _settled(handle, teller)
         return handle.show()
     except asyncio.CancelledError:
-        short = short_id(client.store, handle.id)
-        where = f" --store {order.store}" if order.store else ""
-        raise KeyboardInterrupt(
-            f"interrupted; nothing is lost: interlock run {order.target} --run {short}{where}"
-        ) from None
+        raise click.Abort(f"interrupted; nothing is lost: {_go_on(client, handle, order)}") from None
+    except StoreError as wrong:
+        raise StoreError(f"{wrong}; what was acknowledged is safe: {_go_on(client, handle, order)}") from None
 
 
-async def _settled(client: Client, handle: RunHandle[Any]) -> None:
-    """Until the run has ended, or waits for somebody. Raises what keeps the store from being written."""
-    await handle.result(until_waiting=True)
+def _go_on(client: Client, handle: RunHandle[Any], order: Order) -> str:
+    where = f" --store {order.store}" if order.store else ""
+    return f"interlock run {order.target} --run {short_id(client.store, handle.id)}{where}"
+
+
+async def _settled(handle: RunHandle[Any], teller: Teller) -> None:
+    """Until the run has ended, or waits for somebody. Raises the `StoreError` that keeps its worker from writing."""
+    result = asyncio.create_task(handle.result(until_waiting=True), name="result")
+    try:
+        either: set[asyncio.Future[Any]] = {result, teller.broken}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await (teller.broken if teller.broken.done() else result)
+    finally:
+        result.cancel()
 
 
 async def _handle(client: Client, order: Order) -> RunHandle[Any]:
@@ -159,6 +169,7 @@ class Teller:
         self._story = Story()
         self._after = 0
         self._live: Any = None
+        self._began = time.monotonic()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Teller:
@@ -167,7 +178,7 @@ class Teller:
             # Deferred: only a terminal needs rich, and it takes a while to load.
             from rich.console import Console
 
-            self._live = Console(stderr=False, highlight=False).status("", spinner="dots")
+            self._live = Console(highlight=False).status(_Now(self._status), spinner="dots")
             self._live.start()
         self._log = _LogLines(self)
         logging.getLogger("interlock").addHandler(self._log)
@@ -194,8 +205,6 @@ class Teller:
         for line in self._story.take(seq, event):
             if not self._quiet and seq > self._old:
                 self._say(plain(line))
-        if self._live is not None:
-            self._live.update(self._status())
 
     def _say(self, line: str) -> None:
         if self._live is None:
@@ -220,10 +229,20 @@ class Teller:
             visible(state.state, 40),
             f"turn {state.turn} of {ceiling['turns']}",
             f"${money(spent['nanousd'])} of {money(ceiling['nanousd'])}",
-            amount("active_ms", spent["active_ms"]),
+            duration(time.monotonic() - self._began),
             under_way,
         ]
         return Text("  ".join(part for part in parts if part))
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """Text that is made anew whenever the terminal is drawn."""
+
+    text: Callable[[], Any]
+
+    def __rich__(self) -> Any:
+        return self.text()
 
 
 class _LogLines(logging.Handler):

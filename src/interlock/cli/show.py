@@ -12,7 +12,7 @@ from interlock.canonical import Json
 from interlock.cli.options import named, print_json, reading, shared, short_id
 from interlock.cli.story import amount, path
 from interlock.cli.wording import apart, duration, money, quantity, share, value, visible
-from interlock.history.events import Event, Transitioned
+from interlock.history.events import Event, RunStarted, Transitioned
 from interlock.reading import OpenWait, RunView, read_events, read_run
 from interlock.store.protocol import Store
 
@@ -50,8 +50,8 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
         ("why", _why(view, history)),
         ("spent", spent(view)),
         ("path", path(history)),
-        ("record", _record(view)),
-        ("next", "  | ".join(next_steps(view, short, store_name))),
+        ("record", _record(view, history)),
+        ("next", "  | ".join(next_steps(store, view, short))),
     ]:
         if text:
             click.echo(f"{name:7} {text}")
@@ -62,6 +62,8 @@ def standing(store: Store, view: RunView) -> str:
     state = f"in `{visible(view.row.state, 60)}`"
     since = _ago(view.row.changed_at)
     match view.status:
+        case "waiting" | "paused" if view.row.mail:
+            return f"{view.status.upper()} {state} {since}; an answer lies in the inbox until a worker takes the run"
         case "waiting":
             return f"WAITING for {_awaited(view)}, {state} {since}{_due(view)}"
         case "running":
@@ -125,7 +127,7 @@ def spent(view: RunView) -> str:
     used, ceiling, held = account.spent, account.ceiling, account.held
     doubts = ", ".join(str(number) for number in sorted(int(each) for each in view.state.doubts)) or "none"
     parts = [
-        f"${money(used.nanousd)} of {money(ceiling.nanousd)} ({share(used.nanousd, ceiling.nanousd)})"
+        f"${money(used.nanousd)} of {money(ceiling.nanousd)}{share(used.nanousd, ceiling.nanousd)}"
         f", held {money(held.nanousd)}",
         f"turns {used.turns} of {ceiling.turns}",
         f"{used.active_ms / 1000:.0f} of {ceiling.active_ms / 1000:.0f} s",
@@ -135,27 +137,32 @@ def spent(view: RunView) -> str:
     return " | ".join(parts)
 
 
-def _record(view: RunView) -> str:
-    return " | ".join(f"{visible(name)} {value(given, 60)}" for name, given in view.record.items())
+def _record(view: RunView, history: list[tuple[int, Event]]) -> str:
+    order = history[0][1].record if history and isinstance(history[0][1], RunStarted) else {}
+    record = {**{name: view.record[name] for name in order if name in view.record}, **view.record}
+    return " | ".join(f"{visible(name)} {value(given, 60)}" for name, given in record.items())
 
 
-def next_steps(view: RunView, short: str, store_name: str) -> Iterator[str]:
+def next_steps(store: Store, view: RunView, short: str) -> Iterator[str]:
     """Commands that make sense now, the first in full."""
     first = True
-    for step in _steps(view, short):
+    dead = view.status == "running" and any(w.number == view.row.worker and w.alive is False for w in store.workers())
+    for step in _steps(view, short, dead):
         yield f"interlock {step}" if first else step
         first = False
 
 
-def _steps(view: RunView, short: str) -> Iterator[str]:
+def _steps(view: RunView, short: str, dead: bool) -> Iterator[str]:
     for wait in view.waits:
         yield from _answers(wait, short, len(view.waits) > 1)
     if view.status == "paused":
         yield f"resume {short}"
     if any(wait.why == "budget" or wait.outcome in ("budget_spent", "limit_reached") for wait in view.waits):
         yield f"extend {short} --usd ..."
-    if view.status in ("ready", "running") and not view.waits:
-        yield "work TARGET" if view.status == "ready" else f"log {short} -f"
+    if view.status == "ready" or view.row.mail or dead:
+        yield "work TARGET"
+    elif view.status == "running":
+        yield f"log {short} -f"
     yield f"log {short}"
     if not view.ended:
         yield f"cancel {short}"

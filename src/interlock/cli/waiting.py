@@ -24,7 +24,7 @@ def waiting(store: str | None, as_json: bool) -> None:
             print_json({"store": named(store), "waiting": [as_document(machine, wait) for machine, wait in waits]})
             return
         for machine, wait in waits:
-            _print(found, machine, wait, named(store))
+            _print(found, machine, wait)
         click.echo(f"{len(waits) or 'nothing'} waiting  store {named(store)}")
 
 
@@ -46,9 +46,9 @@ def headline(store: Store, machine: str, wait: OpenWait) -> str:
     return f"{visible(machine, 40)} {short_id(store, wait.run)}  {who} since {since}{due}"
 
 
-def _print(store: Store, machine: str, wait: OpenWait, store_name: str) -> None:
+def _print(store: Store, machine: str, wait: OpenWait) -> None:
     click.secho(headline(store, machine, wait), bold=True)
     if wait.prompt:
         click.echo(f"  why   {visible(wait.prompt, 300)}")
     view = read_run(store, wait.run)
-    click.echo(f"  next  {'  | '.join(next_steps(view, short_id(store, wait.run), store_name))}")
+    click.echo(f"  next  {'  | '.join(next_steps(store, view, short_id(store, wait.run)))}")

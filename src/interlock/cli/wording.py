@@ -82,7 +82,8 @@ def moment(at_ms: int) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}".replace("%", " %") if whole else "all"
+    """ " (4 %)", or nothing where nothing may be used."""
+    return f" ({part / whole * 100:.0f} %)" if whole else ""
 
 
 def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:

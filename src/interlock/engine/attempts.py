@@ -50,7 +50,7 @@ class Effect(Protocol):
         ...
 
     def hold(self, run: LiveRun) -> Hold | Admission: ...
-    def intent(self, effect: int, attempt: int, hold: Hold, send_before: int) -> ModelCalled | ToolCalled: ...
+    def intent(self, effect: int, attempt: int, hold: Hold, send_within_ms: int) -> ModelCalled | ToolCalled: ...
     async def perform(
         self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float
     ) -> ModelReplied | ToolReturned:
@@ -83,7 +83,7 @@ class ModelEffect:
     def hold(self, run: LiveRun) -> Hold | Admission:
         return hold_for_model(run.state, self.input_tokens, self.request.max_tokens, self.price)
 
-    def intent(self, effect: int, attempt: int, hold: Hold, send_before: int) -> ModelCalled:
+    def intent(self, effect: int, attempt: int, hold: Hold, send_within_ms: int) -> ModelCalled:
         return ModelCalled(
             effect=effect,
             digest=self.digest,
@@ -96,7 +96,7 @@ class ModelEffect:
             price=_price_json(self.price),
             hold_tokens=hold.tokens,
             hold_nanousd=hold.nanousd,
-            send_before=send_before,
+            send_within_ms=send_within_ms,
             timeout_ms=int(self.timeout * 1000),
         )
 
@@ -174,7 +174,7 @@ class ToolEffect:
     def hold(self, run: LiveRun) -> Hold | Admission:
         return hold_for_tool(run.state, nanousd(self.tool.usd_max))
 
-    def intent(self, effect: int, attempt: int, hold: Hold, send_before: int) -> ToolCalled:
+    def intent(self, effect: int, attempt: int, hold: Hold, send_within_ms: int) -> ToolCalled:
         return ToolCalled(
             effect=effect,
             digest=self.digest,
@@ -184,14 +184,16 @@ class ToolEffect:
             args=dict(self.args),
             answers=self.answers,
             hold_nanousd=hold.nanousd,
-            send_before=send_before,
+            send_within_ms=send_within_ms,
             timeout_ms=int(self.timeout * 1000),
         )
 
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float) -> ToolReturned:
         call = self.call(run, effect, attempt, seconds)
         try:
-            value = await self._invoke(self.tool.function, call, late=lambda value: self._late(run, effect, attempt, value))
+            value = await self._invoke(
+                self.tool.function, call, late=lambda value: self._late(run, effect, attempt, value)
+            )
         except NotDone as said:
             raise AttemptError("not_done", str(said), said.retry, False, False, said.retry_after) from said
         except Exception as raised:
@@ -205,9 +207,7 @@ class ToolEffect:
 
     def _returned(self, effect: int, attempt: int, value: Any, nanousd: int) -> ToolReturned:
         origin = "tool" if self.tool.trusted else f"tool:{self.tool.name}"
-        return ToolReturned(
-            effect=effect, attempt=attempt, value=self.tool.dump(value), nanousd=nanousd, origin=origin
-        )
+        return ToolReturned(effect=effect, attempt=attempt, value=self.tool.dump(value), nanousd=nanousd, origin=origin)
 
     def _late(self, run: LiveRun, effect: int, attempt: int, value: Any) -> None:
         """A plain function ended after its time: what it says is evidence, not a result."""

@@ -91,9 +91,11 @@ class ThreadCommitter:
         self._wake.set()
 
     def _run(self) -> None:
-        while not self._closing:
+        closing = False
+        while not closing:
             self._wake.wait()
             self._wake.clear()
+            closing = self._closing  # looked at before what is waiting, so that nothing submitted earlier is left
             while self._waiting:
                 self._write([self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))])
 

@@ -14,6 +14,10 @@ from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import AskState, Final
 
 
+_OF_EFFECTS = ("retry", "doubt", "sleep")
+"""Why an effect of a turn may wait; when the turn has ended nobody waits for it any more."""
+
+
 def completes(run: LiveRun, ended: Ended) -> bool:
     """Whether this end of the turn would complete the run."""
     to = _destination(run, ended.outcome)
@@ -28,6 +32,9 @@ def _destination(run: LiveRun, outcome: str) -> str | None:
 def conclude(run: LiveRun, ended: Ended) -> None:
     """Turn the end of a turn into its transition, or hand it to a person."""
     mail.abandon(run, f"the turn ended `{ended.outcome}`")
+    for number, (_, why, *_) in list(run.state.waiting.items()):
+        if why in _OF_EFFECTS:
+            run.add(e.WaitEnded(wait=int(number), how="cancel", by="engine", reason="its turn has ended"))
     print_ = _print(run, ended)
     if not ended.by:  # what a person chose is done
         ended = _stalled(run, ended, print_) or ended

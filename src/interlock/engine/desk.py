@@ -52,6 +52,7 @@ class Desk:
         self.journal = Journal(run.journal)
         self.stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self.parking = False
+        self._broken: Broken | None = None
         self.leaving = False  # the turn is being ended: what is cancelled from now on isn't the handler's doing
         self.closed = False
         self.at_work: set[int] = set()  # effects that somebody in this entry is carrying out or clearing
@@ -69,9 +70,14 @@ class Desk:
 
     # -- stopping ---------------------------------------------------------------------------------------------------
 
-    async def break_off(self, error: Exception) -> NoReturn:
-        """Stop this entry: nothing more can be committed by it."""
-        self._end(Broken(error))
+    async def break_off(self, error: Exception, *, settled: bool = False) -> NoReturn:
+        """Stop this entry: nothing more can be committed by it. `settled`: but first let the attempts under way end;
+        what they bring will be saved."""
+        self.parking, self._broken = True, Broken(error)
+        if settled:
+            self._stop_if_idle()
+        else:
+            self._end(self._broken)
         await self.never()
 
     async def park(self) -> NoReturn:
@@ -101,7 +107,7 @@ class Desk:
 
     def _stop_if_idle(self) -> None:
         if self.parking and self._under_way == 0:
-            self._end(Parked())
+            self._end(self._broken or Parked())
 
     # -- attempts under way -------------------------------------------------------------------------------------------
 

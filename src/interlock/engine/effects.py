@@ -63,7 +63,7 @@ class Effects:
         try:
             return await self._finish(effect, entry)
         except (StaleLease, Interrupted, StoreError) as broken:
-            await self.desk.break_off(broken)
+            await self.desk.break_off(broken, settled=isinstance(broken, Interrupted))
 
     async def _finish(self, effect: Effect, entry: Entry | None) -> Entry:
         number = self.run.next_effect() if entry is None else entry.effect
@@ -140,10 +140,14 @@ class Effects:
         self.desk.begin()
         try:
             send_before_boot = self.world.clock.boottime() + self.world.timing.send_window
-            send_before = self.run.now + int(self.world.timing.send_window * 1000)
-            if str(number) in self.run.state.doubts:  # in one commit with the repeat, so that neither is without the other
-                self.desk.add(DoubtCleared(effect=number, way=Way.KEY, happened=False, reason="done again under its key"))
-            self.desk.add(effect.intent(number, attempt, hold, send_before))
+            send_within_ms = int(self.world.timing.send_window * 1000)
+            if (
+                str(number) in self.run.state.doubts
+            ):  # in one commit with the repeat, so that neither is without the other
+                self.desk.add(
+                    DoubtCleared(effect=number, way=Way.KEY, happened=False, reason="done again under its key")
+                )
+            self.desk.add(effect.intent(number, attempt, hold, send_within_ms))
             entry = self.desk.journal.entries[number]
             await self.run.durable()
             await self._perform(effect, entry, hold, send_before_boot)
@@ -262,6 +266,7 @@ class Effects:
             known.first_at = min(attempt.at for attempt in attempts)
         return known
 
+
 def tools_of(machine: AnyMachine) -> dict[str, Tool[Any, Any, Any]]:
     """Every tool that some state of the machine may call, by name."""
     found: dict[str, Tool[Any, Any, Any]] = {}
@@ -273,5 +278,3 @@ def tools_of(machine: AnyMachine) -> dict[str, Tool[Any, Any, Any]]:
             case UseState():
                 found[state.tool.name] = state.tool
     return found
-
-

@@ -264,14 +264,15 @@ class LiveRun:
     def soon(self) -> None:
         """What was added is committed within `timing.linger`, in company if there is any."""
         if self._timer is None and self._in_flight is None:
-            self._timer = asyncio.get_running_loop().call_later(self.world.timing.linger, self._linger, LINGER_ROUNDS)
+            self._timer = asyncio.get_running_loop().call_soon(self._linger, LINGER_ROUNDS)
 
     def _linger(self, rounds: int) -> None:
-        """Wait a few rounds of the loop more: on a busy loop, time passes before the company could have come."""
+        """Wait a few rounds of the loop first: on a busy one, time alone passes before company could have come."""
+        loop = asyncio.get_running_loop()
         if rounds > 0:
-            self._timer = asyncio.get_running_loop().call_soon(self._linger, rounds - 1)
+            self._timer = loop.call_soon(self._linger, rounds - 1)
         else:
-            self._flush()
+            self._timer = loop.call_later(self.world.timing.linger, self._flush)
 
     async def durable(self) -> None:
         """Return when everything added so far is committed. Raises `StaleLease`, `Interrupted`, `StoreError`."""

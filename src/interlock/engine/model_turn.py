@@ -65,7 +65,7 @@ class _ModelTurn:
                     return Ended(outcome, writes, origin=self._origin())
                 case Calling(calls):
                     await self._call_all(calls)
-                    return Ended("called", origin=self._origin())
+                    return Ended("called")
                 case Illegal(why, told):
                     self._refuse(entry, why, told)
             prompt, window = None, None
@@ -148,5 +148,3 @@ def prompt_text(desk: Desk, prompt: Prompt, reads: tuple[str, ...] | None = None
         return fill(prompt, run.values)
     grant = Grant(run.state.state, None if reads is None else frozenset(reads), frozenset())
     return prompt(RecordDraft(run.machine.record, run.values, grant))
-
-

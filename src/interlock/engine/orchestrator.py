@@ -1,6 +1,6 @@
 """Orchestrator: advance one leased run until it ends, waits or is lost.
 
-    mail > due waits > preempted? > perform the turn > conclude (stalled? escalate? transition) > again
+mail > due waits > preempted? > perform the turn > conclude (stalled? escalate? transition) > again
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Orchestrator:
         if run.state.status != "ready":
             return run.mail and not run.ended
         ended = await self._take_turn(run)
-        if ended is not None:
+        if run.mail:  # a cancel that was accepted while the turn's last effect was under way comes before its end
+            await mail.read(run)
+        if ended is not None and not run.ended and not run.state.paused:
             conclude(run, ended)
         return not run.ended
 
@@ -138,9 +140,9 @@ class Orchestrator:
     async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended]) -> Ended | None:
         if task.done() and not desk.stop.done():
             return task.result()
+        stop = desk.stop.result() if desk.stop.done() else None  # as it is before the cancelling, which ends attempts
         desk.leaving = True
         await _cancel(task, self.world.timing.cancel_grace)
-        stop = desk.stop.result() if desk.stop.done() else None
         match stop:
             case Parked():
                 return None
@@ -148,6 +150,8 @@ class Orchestrator:
                 raise stop.error
             case Diverging():
                 return Ended(EngineOutcome.ERROR, why=f"divergence: {stop.why}")
+            case _ if run.broken is not None:
+                raise run.broken
             case _:
                 return self._timed_out(run)
 

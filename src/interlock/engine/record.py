@@ -154,7 +154,9 @@ class RecordDraft:
 
     def _check_frozen(self, name: str, value: Any) -> None:
         stored = self._current(name)
-        nested = isinstance(stored, dict) or (isinstance(stored, list) and any(isinstance(i, dict | list) for i in stored))
+        nested = isinstance(stored, dict) or (
+            isinstance(stored, list) and any(isinstance(i, dict | list) for i in stored)
+        )
         if not nested:
             return
         held = list(value) if isinstance(value, Items) else value

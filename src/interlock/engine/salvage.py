@@ -33,14 +33,22 @@ async def reload(run: LiveRun, why: str) -> None:
     run.reload(run.world.store.snapshot(run.number))
     moved: dict[int, int] = {}
     kept: dict[int, e.Event] = {}
+    unborn = {(event.effect, event.attempt) for _, event in drafted if isinstance(event, _INTENTS)}
     for seq, event in drafted:
         if why == "wait" and isinstance(event, e.WaitEnded):
             break
         kept[seq] = event
-        if isinstance(event, _INTENTS) or (why == "wait" and not isinstance(event, _RESULTS)):
+        if _falls_with(event, unborn) or (why == "wait" and not isinstance(event, _RESULTS)):
             continue
         moved[seq] = _again(run, event, kept, moved)
     await run.durable()
+
+
+def _falls_with(event: e.Event, unborn: set[tuple[int, int]]) -> bool:
+    """Whether an event is an intent that wasn't committed, or says something of one."""
+    if isinstance(event, e.DoubtCleared):
+        return event.way == "key" and any(effect == event.effect for effect, _ in unborn)
+    return (getattr(event, "effect", None), getattr(event, "attempt", None)) in unborn
 
 
 def _again(run: LiveRun, event: e.Event, kept: dict[int, e.Event], moved: dict[int, int]) -> int:

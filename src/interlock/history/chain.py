@@ -7,6 +7,7 @@ Over digests, so that an erased body can be replaced by its digest and the chain
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ def seed(run_id: str) -> bytes:
 
 def link(before: bytes, body: bytes) -> bytes:
     """The hash of an event with this body after the hash `before`."""
-    return sha256(before + sha256(body))
+    return hashlib.sha256(before + hashlib.sha256(body).digest()).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """Events: what happened, past tense, one frozen class each. The event body is the message; nothing repeats it.
 
-A stored event is one JSON object: `type`, `v` (the version of its type), `at` (ms since 1970, the store's clock),
-`ms` (active milliseconds since the event before, on the worker's monotonic clock), `turn`, then the fields below
-that differ from their default. Knows no store and no machine.
+A stored event is one JSON object: `type`, `v` (the version of its type, when it isn't 1), `at` (ms since 1970, the
+store's clock), `ms` (active milliseconds since the event before, on the worker's monotonic clock), `turn`, then the
+fields below that differ from their default. So a default, once released, changes with the version only. Knows no store and no machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from operator import attrgetter
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from interlock.canonical import Json
@@ -76,8 +77,13 @@ class ModelCalled(Event):
     price: Mapping[str, int]
     hold_tokens: int
     hold_nanousd: int
-    send_before: int
-    timeout_ms: int
+    send_within_ms: int = 5_000
+    timeout_ms: int = 60_000
+
+    @property
+    def send_before(self) -> int:
+        """Sent by then or not at all (ms since 1970)."""
+        return self.at + self.send_within_ms
 
 
 @fact
@@ -108,8 +114,13 @@ class ToolCalled(Event):
     args: Mapping[str, Json]
     answers: str | None = None
     hold_nanousd: int = 0
-    send_before: int
-    timeout_ms: int
+    send_within_ms: int = 5_000
+    timeout_ms: int = 30_000
+
+    @property
+    def send_before(self) -> int:
+        """Sent by then or not at all (ms since 1970)."""
+        return self.at + self.send_within_ms
 
 
 @fact
@@ -351,7 +362,9 @@ _TUPLES = {"changes", "calls", "effects"}  # JSON has lists only; these fields a
 
 
 def _columns(kind: type[Event]) -> list[tuple[str, Any]]:
-    plain = [(f.name, None if f.default is MISSING else f.default) for f in fields(kind) if f.default_factory is MISSING]
+    plain = [
+        (f.name, None if f.default is MISSING else f.default) for f in fields(kind) if f.default_factory is MISSING
+    ]
     made: list[tuple[str, Any]] = [(f.name, {}) for f in fields(kind) if f.default_factory is not MISSING]
     required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     return [(name, _REQUIRED if name in required else default) for name, default in [*plain, *made]]
@@ -359,6 +372,7 @@ def _columns(kind: type[Event]) -> list[tuple[str, Any]]:
 
 _REQUIRED = object()
 _COLUMNS: dict[type[Event], list[tuple[str, Any]]] = {kind: _columns(kind) for kind in TYPES.values()}
+_VALUES = {kind: attrgetter(*(name for name, _ in columns)) for kind, columns in _COLUMNS.items()}
 _TUPLES_OF = {kind: [f.name for f in fields(kind) if f.name in _TUPLES] for kind in TYPES.values()}
 
 
@@ -371,9 +385,10 @@ def stamped(event: E, at: int, ms: int, turn: int) -> E:
 def to_json(event: Event) -> dict[str, Json]:
     """The object that is stored; fields at their default are left out."""
     kind = type(event)
-    body: dict[str, Json] = {"type": kind.TYPE, "v": kind.VERSION}
-    for name, default in _COLUMNS[kind]:
-        value = getattr(event, name)
+    body: dict[str, Json] = {"type": kind.TYPE}
+    if kind.VERSION > 1:
+        body["v"] = kind.VERSION
+    for (name, default), value in zip(_COLUMNS[kind], _VALUES[kind](event), strict=True):
         if value is not default and value != default:
             body[name] = value
     return body
@@ -383,8 +398,9 @@ def from_json(body: Mapping[str, Json]) -> Event:
     """The event of a stored object. Raises ValueError for a type or version that this code doesn't know."""
     values = dict(body)
     kind = TYPES.get(values.pop("type"))
-    if kind is None or values.pop("v") > kind.VERSION:
-        raise ValueError(f"event type {body['type']} v{body['v']} is unknown here: written by a newer interlock")
+    version = values.pop("v", 1)
+    if kind is None or version > kind.VERSION:
+        raise ValueError(f"event type {body['type']} v{version} is unknown here: written by a newer interlock")
     for name in _TUPLES_OF[kind]:
         if name in values:
             values[name] = tuple(tuple(item) if name == "changes" else item for item in values[name])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from interlock.canonical import Json, encode
@@ -94,14 +95,8 @@ class RunState:
         handler = _APPLY.get(type(event))
         if handler is not None:
             handler(self, seq, event)
-        self.status = self._status()
-
-    def _status(self) -> str:
-        if self.status in FINAL:
-            return self.status
-        if self.paused:
-            return "paused"
-        return "waiting" if self.waiting else "ready"
+        if self.status not in FINAL:
+            self.status = "paused" if self.paused else "waiting" if self.waiting else "ready"
 
     def _settle(self, effect: int, tokens: int, nanousd: int) -> Json:
         """Close an open effect: its hold goes, what it really cost stays."""
@@ -149,8 +144,7 @@ class RunState:
     def live(self) -> bytes:
         """The state as stored with the run row. The record and the account have rows of their own."""
         body: dict[str, Json] = {}
-        for name, empty in _LIVE:
-            value = getattr(self, name)
+        for (name, empty), value in zip(_LIVE, _live_values(self), strict=True):
             if value != empty:
                 body[name] = value
         if self.threads:
@@ -158,7 +152,9 @@ class RunState:
         return encode(body)
 
     @classmethod
-    def revive(cls, live: Mapping[str, Json], account: tuple[dict[str, int], dict[str, int], dict[str, int]]) -> RunState:
+    def revive(
+        cls, live: Mapping[str, Json], account: tuple[dict[str, int], dict[str, int], dict[str, int]]
+    ) -> RunState:
         """The state that `live` was made of. `account` is (ceiling, spent, held). Cells are filled in by the caller."""
         values = {name: value for name, value in live.items() if name != "threads"}
         threads = {name: Conversation(head, ranges) for name, (head, ranges) in live.get("threads", {}).items()}
@@ -177,6 +173,7 @@ def _live_columns() -> Iterator[tuple[str, Any]]:
 
 
 _LIVE = list(_live_columns())
+_live_values = attrgetter(*(name for name, _ in _LIVE))
 
 
 # -- what each event changes ----------------------------------------------------------------------------------------------
@@ -200,7 +197,9 @@ def _model_called(run: RunState, seq: int, event: e.ModelCalled) -> None:
         run.threads[event.thread] = Conversation(seq, [[seq, 0]])
         return
     if event.window is not None:
-        thread.ranges = [[max(first, event.window), last] for first, last in thread.ranges if not last or last >= event.window]
+        thread.ranges = [
+            [max(first, event.window), last] for first, last in thread.ranges if not last or last >= event.window
+        ]
     if not thread.ranges or thread.ranges[-1][1]:
         thread.ranges.append([seq, 0])
 
@@ -358,7 +357,9 @@ def fold(history: list[Event]) -> RunState:
 # -- the record ---------------------------------------------------------------------------------------------------------
 
 
-def record_of(cells: Mapping[str, list[Pointer]], value_at: Callable[[int, tuple[str | int, ...]], Json]) -> dict[str, Json]:
+def record_of(
+    cells: Mapping[str, list[Pointer]], value_at: Callable[[int, tuple[str | int, ...]], Json]
+) -> dict[str, Json]:
     """The record's values by field, from its cells and a way to read the log."""
     return {name: value_of(pointers, value_at) for name, pointers in cells.items()}
 

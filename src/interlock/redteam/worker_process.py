@@ -2,7 +2,8 @@
 
     python -m interlock.redteam.worker_process '{"store": "...", "file": "...", "machine": "...", "run": "...", ...}'
 
-Ends when the run has ended or waits for a person, and when whoever started it is gone (its stdin closes).
+Loads everything, then waits for a line on its stdin before it touches the store. Ends when the run has ended or waits
+for a person, and when whoever started it is gone (its stdin closes).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from interlock.agent.providers import ProviderModels
 from interlock.client import Client
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
@@ -53,12 +55,19 @@ def machine_in(file: str, name: str) -> AnyMachine:
 
 
 async def work(order: Order) -> None:
-    machine = machine_in(order.file, order.machine)
-    prices = {order.model: Price(*order.price)}
-    async with Client(order.store, model=order.model, prices=prices, timing=Timing(poll=POLL_SECONDS)) as client:
-        client.world.models.find(order.model)  # slow the first time, so before any turn's clock runs
-        async with Worker(client, [machine], only=order.run):
-            await client.run(order.run, machine).result(until_waiting=True)
+    """Load, which takes a while; wait for the word; work."""
+    machine, models = machine_in(order.file, order.machine), ProviderModels()
+    models.find(order.model)
+    if not sys.stdin.buffer.readline():
+        return  # nobody is there any more
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prices, timing = {order.model: Price(*order.price)}, Timing(poll=POLL_SECONDS)
+    async with (
+        Client(order.store, models=models, model=order.model, prices=prices, timing=timing) as client,
+        Worker(client, [machine], only=order.run),
+    ):
+        await client.run(order.run, machine).result(until_waiting=True)
+    await models.aclose()
 
 
 def _end_with_parent() -> None:
@@ -68,9 +77,7 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     asyncio.run(work(Order(**{**given, "price": tuple(given["price"])})))
-    sys.stdout.flush()
     os._exit(0)  # the thread above still reads
 
 

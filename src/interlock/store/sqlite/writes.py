@@ -182,6 +182,8 @@ class Writes:
     def _waits(self, commit: Commit) -> None:
         for wait in commit.opens:
             self._run(self._sql["open_wait"], _wait_columns(commit.run, wait))
+            if wait.closed:  # opened and closed by one commit: a signal that had arrived before
+                self._run(self._sql["close_wait"], (commit.run, wait.number, wait.closed, commit.at))
         for number, how in commit.closes:
             self._run(self._sql["close_wait"], (commit.run, number, how, commit.at))
 
