@@ -76,7 +76,6 @@ def machine(turns: int) -> AnyMachine:
         "Read every page on {topic}.",
         model=MODEL,
         tools=[read_page],
-        within=3600,
         writes={"read_all": []},
         max_tokens=800,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from random import Random, SystemRandom
 from typing import Any, Protocol
 
@@ -35,17 +37,66 @@ class HasWorld(Protocol):
     def world(self) -> World: ...
 
 
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
 class Threads:
-    """Runs plain functions in threads. One that never returns costs a thread, not the worker."""
+    """Runs plain functions in threads. One that never returns costs a thread; neither the worker nor, as the threads
+    are daemons (those of `concurrent.futures` aren't), the end of the process."""
 
     def __init__(self, threads_max: int = 64) -> None:
-        self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix="interlock-plain")
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+        self._threads_max = threads_max
 
     def __call__(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, function)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if not self._idle.acquire(blocking=False) and self._threads < self._threads_max:
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"interlock-plain-{self._threads}", daemon=True).start()
+        self._jobs.put((function, future, loop))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                self._idle.release()
+                job = self._jobs.get()
+            if job is None:
+                return
+            _perform(*job)
+            del job  # keeps nothing alive while it waits
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """What hasn't begun is dropped; nobody waits for what has."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+
+def _perform(function: Callable[[], Any], future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+    value, error = None, None
+    try:
+        value = function()
+    except BaseException as raised:
+        error = raised
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+        loop.call_soon_threadsafe(_answer, future, value, error)
+
+
+def _answer(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
 
 
 def at_once(function: Callable[[], Any]) -> asyncio.Future[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from interlock.canonical import Json, decode, sha256
@@ -214,18 +215,18 @@ def verify_run(store: Store, row: RunRow) -> Broken | None:
     found = chain.first_break(row.id, ((s.seq, s.body, s.hash) for s in events), row.seq, row.head)
     if found is not None:
         return Broken(row.id, found.seq, found.why)
-    return _fold_break(store, row, [(s.seq, s.body) for s in events])
+    return _fold_break(store, row, events)
 
 
-def _fold_break(store: Store, row: RunRow, events: list[tuple[int, bytes]]) -> Broken | None:
-    state = RunState()
-    for seq, body in events:
+def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken | None:
+    state, fetch = RunState(), partial(_proven_payload, store)
+    for stored in events:
         try:
-            state.apply(seq, from_json(payloads.join(body, lambda digest: _proven_payload(store, digest))))
+            state.apply(stored.seq, from_json(payloads.join(stored.body, fetch)))
         except (KeyError, ValueError, TypeError, StoreError) as wrong:
-            return Broken(row.id, seq, f"this event can't be read: {wrong}")
-    for what, stored, folded in _compared(store, row, state):
-        if stored != folded:
+            return Broken(row.id, stored.seq, f"this event can't be read: {wrong}")
+    for what, kept, folded in _compared(store, row, state):
+        if kept != folded:
             return Broken(row.id, row.seq, f"the {what} differs from what the log says")
     return None
 

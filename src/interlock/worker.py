@@ -74,7 +74,8 @@ class Worker:
         self._orchestrator = Orchestrator(self.world, self.machines, deps)
         await self._join()
         if self._watch:
-            self._watchdog = Watchdog(asyncio.get_running_loop())
+            seconds = min(BLOCKED_SECONDS, self.world.timing.lease / 3)  # named before the lease is lost
+            self._watchdog = Watchdog(asyncio.get_running_loop(), seconds=seconds)
         self._loops = [
             asyncio.create_task(self._claims(), name="claims"),
             asyncio.create_task(self._beats(), name="beats"),
@@ -229,8 +230,14 @@ class Worker:
 class Watchdog:
     """A thread that notices when the loop stands still, and says which task it stands in."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        say: Callable[[str], None] | None = None,
+        seconds: float = BLOCKED_SECONDS,
+    ) -> None:
         self._loop = loop
+        self._seconds = seconds
         self._thread_id = threading.get_ident()
         self._say = say or log.error
         self._turned = threading.Event()
@@ -239,11 +246,11 @@ class Watchdog:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(BLOCKED_SECONDS / 5):
+        while not self._stopped.wait(self._seconds / 5):
             self._turned.clear()
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._turned.set)
-            if not self._turned.wait(BLOCKED_SECONDS) and not self._stopped.is_set():
+            if not self._turned.wait(self._seconds) and not self._stopped.is_set():
                 self._say(self._blocked_in())
                 while not (self._turned.wait(1.0) or self._stopped.is_set()):
                     pass
@@ -252,7 +259,7 @@ class Watchdog:
         task = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._thread_id)
         where = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
-        return f"the loop has been blocked for {BLOCKED_SECONDS:g} s by {task.get_name() if task else 'a callback'}\n{where}"
+        return f"the loop has been blocked for {self._seconds:g} s by {task.get_name() if task else 'a callback'}\n{where}"
 
     def stop(self) -> None:
         self._stopped.set()

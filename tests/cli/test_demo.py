@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,12 +16,14 @@ from typing import Any
 import pytest
 
 from interlock.cli.demo import as_document
+from interlock.client import Client
+from interlock.reading import read_run
 from interlock.redteam.drill import Outcome, Part
 from interlock.redteam.investigator import investigator
 from interlock.redteam.provider import LoopbackProvider
 from interlock.redteam.verdicts import Verdict
 from interlock.testing import memory_store
-from tests.examples.example import EXAMPLES, SHOP_LOG
+from tests.examples.example import EXAMPLES, SHOP_LOG, load
 
 ROOT = EXAMPLES.parent
 FAULTS = ["storm", "stuck", "slow", "injection", "budget", "kill"]
@@ -199,13 +202,7 @@ def test_a_real_provider_does_the_same_work(tmp_path: Path) -> None:
 class TestOutcome:
     """`ok` is computed: from the work, the verdicts and the logs."""
 
-    def outcome(self, tmp_path: Path, **record: str) -> Outcome:
-        import asyncio
-
-        from interlock.client import Client
-        from interlock.reading import read_run
-        from tests.examples.example import load
-
+    def outcome(self, **record: str) -> Outcome:
         async def started() -> Part:
             with memory_store() as store:
                 client = Client(store)
@@ -218,15 +215,15 @@ class TestOutcome:
         held = tuple((view.id, Verdict(name, True, "it held")) for name in FAULTS)
         return Outcome((replace(part, view=view),), held, ())
 
-    def test_it_is_ok_when_all_is(self, tmp_path: Path) -> None:
-        assert as_document(self.outcome(tmp_path, report="db fails"))["ok"] is True
+    def test_it_is_ok_when_all_is(self) -> None:
+        assert as_document(self.outcome(report="db fails"))["ok"] is True
 
-    def test_no_answer_is_not_ok(self, tmp_path: Path) -> None:
-        assert as_document(self.outcome(tmp_path))["ok"] is False
+    def test_no_answer_is_not_ok(self) -> None:
+        assert as_document(self.outcome())["ok"] is False
 
     @pytest.mark.parametrize("place", range(len(FAULTS)))
-    def test_a_fault_that_was_not_held_is_not_ok(self, tmp_path: Path, place: int) -> None:
-        outcome = self.outcome(tmp_path, report="db fails")
+    def test_a_fault_that_was_not_held_is_not_ok(self, place: int) -> None:
+        outcome = self.outcome(report="db fails")
         run, verdict = outcome.verdicts[place]
         changed = [*outcome.verdicts]
         changed[place] = (run, replace(verdict, held=False))
@@ -234,6 +231,6 @@ class TestOutcome:
         assert document["ok"] is False
         assert [fault["held"] for fault in document["faults"]].count(False) == 1
 
-    def test_a_broken_log_is_not_ok(self, tmp_path: Path) -> None:
-        outcome = replace(self.outcome(tmp_path, report="db fails"), broken=("run 1 event 2: hash",))
+    def test_a_broken_log_is_not_ok(self) -> None:
+        outcome = replace(self.outcome(report="db fails"), broken=("run 1 event 2: hash",))
         assert as_document(outcome)["ok"] is False

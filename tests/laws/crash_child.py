@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,9 @@ from pydantic import BaseModel
 from interlock import Call, Client, Machine, Turn, Worker, final, model_state, state, tool, use
 from interlock.agent.model import ModelReply, ModelRequest
 from interlock.agent.scripted import ScriptedModel, call, choose
-from interlock.bootstrap import open_world
+from interlock.bootstrap import open_store
 from interlock.engine.timing import Timing
+from interlock.errors import WaitClosed
 from interlock.history import events as e
 from interlock.machine.limits import Limits, Price
 from interlock.machine.tools import Happened
@@ -165,12 +166,8 @@ class Watched:
 
 async def work(path: Path) -> None:
     """Start the run, or find it, and work until it has ended; answer doubts from the truth."""
-    url = f"sqlite:///{path}"
-    opened = open_world(url, models=_Models(), timing=TIMING)
-    opened.committer.close()
-    watched: Any = Watched(opened.store)
-    made = open_world(watched, models=_Models(), timing=TIMING)
-    async with Client(world=replace(made, timing=TIMING)) as client:
+    watched: Any = Watched(open_store(f"sqlite:///{path}"))
+    async with Client(watched, models=_Models(), timing=TIMING) as client:
         run = await client.start(desk, Case(), key="the one", by="test")
         async with Worker(client, [desk], watch=False):
             give_up = time.monotonic() + 20
@@ -181,7 +178,6 @@ async def work(path: Path) -> None:
                     if wait.kind == "person" and wait.effect is not None and view.status == "waiting":
                         await answer(client, run.id, wait.effect)
                 await asyncio.sleep(0.01)
-    opened.store.close()
 
 
 class _Models:
@@ -191,8 +187,6 @@ class _Models:
 
 async def answer(client: Client, run: str, effect: int) -> None:
     """A person looks at the world and says what she sees. Somebody may have been first."""
-    from interlock.errors import WaitClosed
-
     happened = ("mail", f"{run}-{effect}") in world()
     try:
         await client.clear(run, effect, happened=happened, result="sent ?" if happened else None, by="ann")
@@ -202,7 +196,7 @@ async def answer(client: Client, run: str, effect: int) -> None:
 
 def check(path: Path) -> None:
     """What must be true after the run was resumed. Raises AssertionError."""
-    store = open_world(f"sqlite:///{path}", models=_Models(), timing=TIMING).store
+    store = open_store(f"sqlite:///{path}", create=False)
     audit(store)
     [row] = store.runs()
     assert row.status == "completed", row.status

@@ -255,3 +255,29 @@ def test_a_pause_during_an_effect_lets_it_end_and_starts_no_other(stage: Stage) 
     assert sent == [0, 1, 2]
     assert sum(isinstance(event, Transitioned) for event in stage.events()) == 1
     assert stage.client().verify() == []
+
+
+def test_an_extension_and_a_decision_about_the_same_wait_both_count(stage: Stage) -> None:
+    """Left in this order while no host reads: the extension would close the wait that the decision has closed."""
+    from interlock import Limits
+    from interlock.testing import ModelReply, ScriptedModel
+
+    @state(models=["m"], calls=9, max_tokens=20)
+    async def spend(turn: Turn[Rec]) -> Literal["ok"]:
+        for number in range(9):
+            await turn.model("m", str(number))
+        return "ok"
+
+    machine = Machine("m", Rec, limits=Limits(tokens=1_000), table={"s": spend.then({"ok": "end"}), "end": final()})
+    model = ScriptedModel(lambda request: ModelReply(text="k", tokens_in=90, tokens_out=10))
+
+    async def scenario() -> None:
+        async with stage.working(machine, model=model) as client:
+            handle = await client.start(machine, Rec())
+            await handle.result(until_waiting=True)
+        await client.extend(handle.id, tokens=1_000)
+        await client.resolve(handle.id, "go_on")
+        async with stage.working(machine, model=model, seed=1) as later:
+            assert (await later.run(handle.id, machine).result()).status == "completed"
+
+    stage.perform(scenario)

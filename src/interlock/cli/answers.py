@@ -12,11 +12,23 @@ from typing import Any
 import click
 
 from interlock.canonical import Json
-from interlock.cli.options import Misuse, acting, actor, agree, changing, fields_of, named, print_json, shared, short_id
+from interlock.cli.options import (
+    Misuse,
+    acting,
+    actor,
+    agree,
+    changing,
+    fields_of,
+    named,
+    print_json,
+    reading,
+    shared,
+    short_id,
+)
 from interlock.cli.wording import value, visible
 from interlock.client import Client
-from interlock.reading import OpenWait, RunView
-from interlock.store.protocol import Left
+from interlock.reading import OpenWait, RunView, read_run
+from interlock.store.protocol import Left, Store
 
 
 @click.command()
@@ -38,11 +50,12 @@ def resolve(
     as_json: bool,
 ) -> None:
     """Answer a run that waits for a person: OUTCOME is one of those that `show` names."""
-    with changing(store) as client:
-        view = client.show(run)
+    with reading(store) as found:
+        view = read_run(found, run)
         fields = fields_of(sets, _form(view, outcome, wait))
         shown = "".join(f", {name} {value(given)}" for name, given in fields.items())
-        agree(f"answer {_title(client, view)} with `{outcome}`{shown} as {actor(by)}", yes)
+        agree(f"answer {_title(found, view)} with `{outcome}`{shown} as {actor(by)}", yes)
+    with changing(store) as client:
         said = client.resolve(view.id, outcome, fields, wait=wait, by=by, reason=reason)
         _tell(client, view, said, f"answered `{visible(outcome)}`", as_json, store)
 
@@ -86,9 +99,10 @@ def extend(
     if not all(0 <= given < 1e12 for given in more.values()) or not any(more.values()):
         raise Misuse("say by how much to extend, above 0: --usd, --tokens, --turns, --calls or --seconds")
     stated = ", ".join(f"{given:g} {name}" for name, given in more.items() if given)
+    with reading(store) as found:
+        view = read_run(found, run)
+        agree(f"extend {_title(found, view)} by {stated} as {actor(by)}", yes)
     with changing(store) as client:
-        view = client.show(run)
-        agree(f"extend {_title(client, view)} by {stated} as {actor(by)}", yes)
         said = client.extend(view.id, **more, by=by, reason=reason)
         _tell(client, view, said, f"extended by {stated}", as_json, store)
 
@@ -117,9 +131,10 @@ def clear(
     if result is not None and not happened:
         raise Misuse("--result goes with --happened")
     answered = None if result is None else _json(result)
+    with reading(store) as found:
+        view = read_run(found, run)
+        agree(f"say that effect {effect} of {_title(found, view)} {_did(happened)}, as {actor(by)}", yes)
     with changing(store) as client:
-        view = client.show(run)
-        agree(f"say that effect {effect} of {_title(client, view)} {_did(happened)}, as {actor(by)}", yes)
         said = client.clear(view.id, effect, happened=happened, result=answered, by=by, reason=reason)
         _tell(client, view, said, f"effect {effect} {_did(happened)}", as_json, store)
 
@@ -155,16 +170,17 @@ def signal(
 ) -> None:
     """Tell a run something from a system. It is kept until a wait for it takes it."""
     fields = fields_of(sets)
+    with reading(store) as found:
+        view = read_run(found, run)
+        agree(f"send the signal `{name}` to {_title(found, view)} as {actor(by)}", yes)
     with changing(store) as client:
-        view = client.show(run)
-        agree(f"send the signal `{name}` to {_title(client, view)} as {actor(by)}", yes)
         said = client.signal(view.id, name, fields, by=by, id=signal_id)
         _tell(client, view, said, f"signal `{visible(name)}` left", as_json, store)
 
 
-def _title(client: Client, view: RunView) -> str:
+def _title(store: Store, view: RunView) -> str:
     """The run, and how it stands now."""
-    return f"{view.row.machine} {short_id(client.store, view.id)} ({view.status} in `{view.row.state}`)"
+    return f"{view.row.machine} {short_id(store, view.id)} ({view.status} in `{view.row.state}`)"
 
 
 def _tell(

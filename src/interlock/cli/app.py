@@ -80,7 +80,7 @@ def run(args: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a command
-    code = _flushed(_ended(list(args)))
+    code = _flushed(ended(list(args)))
     # From here on there is nothing to interrupt, and the interpreter's own ending would print a traceback.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -89,7 +89,8 @@ def run(args: Sequence[str]) -> int:
     return code
 
 
-def _ended(args: list[str]) -> int:
+def ended(args: list[str]) -> int:
+    """The exit code of one command, its one line on stderr said. Leaves the process as it was."""
     try:
         with interlock.make_context("interlock", args) as ctx:
             code = interlock.invoke(ctx)
@@ -100,7 +101,7 @@ def _ended(args: list[str]) -> int:
         where = wrong.ctx.command_path if wrong.ctx is not None else "interlock"
         return _say(f"{wrong.format_message()} ({where} --help)", MISUSE)
     except click.ClickException as wrong:
-        return _say(wrong.format_message(), MISUSE)
+        return _say(wrong.format_message(), wrong.exit_code)
     except InvalidMachine as invalid:
         for finding in invalid.findings:
             click.echo(visible(f"{finding.severity}  {finding}"), err=True)

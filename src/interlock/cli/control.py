@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from interlock.cli.answers import where_it_lies
-from interlock.cli.options import Misuse, acting, actor, agree, changing, named, print_json, shared, short_id
+from interlock.cli.options import Misuse, acting, actor, agree, changing, named, print_json, reading, shared, short_id
 from interlock.cli.wording import visible
 from interlock.client import Client
 from interlock.errors import WaitClosed
-from interlock.store.protocol import Left, RunFilter, RunRow
+from interlock.history.fold import FINAL
+from interlock.store.protocol import Left, RunFilter, RunRow, Store
 
 OPEN = ("ready", "running", "waiting")
 
@@ -77,11 +78,12 @@ def _carry_out(
 ) -> None:
     if sum((run is not None, every, machine is not None)) != 1:
         raise Misuse(f"say which: {verb.name} RUN, --machine NAME or --all")
-    with changing(store) as client:
-        rows = [client.store.find(run)] if run is not None else _rows(client, verb, machine)
+    with reading(store) as found:
+        rows = [_open(found.find(run))] if run is not None else _rows(found, verb, machine)
         if not rows:
             raise Misuse(f"there is no run to {verb.name}{f' of `{machine}`' if machine else ''} in {named(store)}")
-        agree(f"{verb.name} {_meant(client, rows)} as {actor(by)}", yes)
+        agree(f"{verb.name} {_meant(found, rows)} as {actor(by)}", yes)
+    with changing(store) as client:
         told = asyncio.run(_send(client, verb, rows, by, reason))
         if run is not None and isinstance(told[0], WaitClosed):
             raise told[0]
@@ -93,14 +95,20 @@ def _carry_out(
             _print(client, verb, rows, told, named(store))
 
 
-def _rows(client: Client, verb: Verb, machine: str | None) -> list[RunRow]:
-    return client.store.runs(RunFilter(machine=machine, statuses=verb.statuses, limit=2**31))
+def _open(row: RunRow) -> RunRow:
+    if row.status in FINAL:
+        raise WaitClosed(f"run {row.id} has ended ({row.status})")
+    return row
 
 
-def _meant(client: Client, rows: list[RunRow]) -> str:
+def _rows(store: Store, verb: Verb, machine: str | None) -> list[RunRow]:
+    return store.runs(RunFilter(machine=machine, statuses=verb.statuses, limit=2**31))
+
+
+def _meant(store: Store, rows: list[RunRow]) -> str:
     if len(rows) > 1:
         return f"{len(rows)} runs ({', '.join(sorted({row.machine for row in rows}))})"
-    return f"{rows[0].machine} {short_id(client.store, rows[0].id)} ({rows[0].status} in `{rows[0].state}`)"
+    return f"{rows[0].machine} {short_id(store, rows[0].id)} ({rows[0].status} in `{rows[0].state}`)"
 
 
 async def _send(client: Client, verb: Verb, rows: list[RunRow], by: str | None, reason: str) -> list[Left | WaitClosed]:

@@ -90,8 +90,17 @@ def agree(plan: str, yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Misuse(f"this would {visible(plan)}; where nobody can be asked, say --yes")
-    if not click.confirm(f"This will {visible(plan)}. Go on?", err=True):
+    if not _confirmed(f"This will {visible(plan)}. Go on? [y/N] "):
         raise Declined
+
+
+def _confirmed(question: str) -> bool:
+    """By hand: line editors lose a Ctrl-C that comes just as they start to read."""
+    click.echo(question, nl=False, err=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        raise click.Abort
+    return answer.strip().lower() in ("y", "yes")
 
 
 def named(url: str | None) -> str:

@@ -36,6 +36,12 @@ WAITING = 3
 DRAIN_SECONDS = 3.0
 
 
+class BrokenOff(click.ClickException):
+    """The run couldn't be written any further. It lies as its last commit left it."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What shall be run, checked as far as it can be before a store is opened."""
@@ -115,7 +121,7 @@ async def _host(client: Client, order: Order) -> RunView:
     except asyncio.CancelledError:
         raise click.Abort(f"interrupted; nothing is lost: {_go_on(client, handle, order)}") from None
     except StoreError as wrong:
-        raise StoreError(f"{wrong}; what was acknowledged is safe: {_go_on(client, handle, order)}") from None
+        raise BrokenOff(f"{wrong}; what was acknowledged is safe: {_go_on(client, handle, order)}") from None
 
 
 def _go_on(client: Client, handle: RunHandle[Any], order: Order) -> str:

@@ -37,6 +37,8 @@ _OUTCOME_OF_FAILURE: Mapping[str, str] = {
 }
 """What a failure that isn't tried again makes of its turn; any other ends `retries_spent`."""
 
+_SAID = {"nanousd": "the money", "tokens": "the tokens"}
+
 
 class Effects:
     """The effects of one entry into a turn. At most `calls_max` of them."""
@@ -124,7 +126,7 @@ class Effects:
             return
         for dimension, spent, ceiling in due:
             self.desk.add(Warned(dimension=dimension, spent=spent, ceiling=ceiling))
-        share = f"{self.run.state.warn_at:.0%} of {' and '.join(dimension for dimension, _, _ in due)} is spent"
+        share = f"{self.run.state.warn_at:.0%} of {' and '.join(_SAID[dimension] for dimension, _, _ in due)} is spent"
         if self.run.state.on_warn == "end":
             raise EffectFailed(EngineOutcome.BUDGET_SPENT, share)
         form: dict[str, Json] = {"go_on": {}, "end": {}}

@@ -17,7 +17,8 @@ async def read(run: LiveRun) -> None:
     if run.mail:
         run.inbox = list(run.world.store.snapshot(run.number).inbox)
     items, run.inbox, run.mail = run.inbox, [], False
-    for item in items:
+    # A decision closed its wait when it was accepted: what came before it and would close that wait too is too late.
+    for item in sorted(items, key=lambda item: item.kind != "decision"):
         if run.ended:
             break
         _READERS.get(item.kind, _dropped)(run, item)

@@ -55,6 +55,8 @@ class Orchestrator:
         run = LiveRun(self.world, self.machines[lease.snapshot.row.machine], lease)
         try:
             self._greet(run, lease)
+            if lease.why:  # durable before its code runs again: it may take this worker down too, and must be counted
+                await run.durable()
             while not await self._released(run):
                 pass
         except StaleLease:

@@ -11,7 +11,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,7 +130,7 @@ class Drill:
             delay(DELAY_SECONDS, when=_is_from("slow")),
         )
         # Loading the provider's client takes a second or two: beside the worker's start, and before any clock runs.
-        work, (stuck, slow, budget) = await asyncio.gather(self.work(), self.others_when_loaded())
+        work, (stuck, slow, budget) = await _all(self.work(), self.others_when_loaded())
         granted = frozenset(_offered(self.desk))
         smuggled = work if _refused(work) else await self.injected()
         judged = [
@@ -206,7 +206,7 @@ class Drill:
 
     async def others_when_loaded(self) -> list[Part]:
         await asyncio.to_thread(self.world.models.find, self.provider.model_name(_model("stuck")))
-        return list(await asyncio.gather(self.stuck(), self.slow(), self.budget()))
+        return await _all(self.stuck(), self.slow(), self.budget())
 
     async def stuck(self) -> Part:
         self.say("a tool answers `busy, retry` whenever it is called")
@@ -270,6 +270,17 @@ class Drill:
         view = read_run(self.world.store, run)
         events = tuple((seq, event) for seq, event, _ in read_events(self.world.store, view.row.number))
         return Part(title, view, events)
+
+
+async def _all(*parts: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Side by side. When one raises, the others are ended before that goes on: they use the store."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _go(process: Process) -> None:

@@ -5,7 +5,7 @@ A verdict says `held` only if the log shows both: that the fault happened, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -159,6 +159,3 @@ def _money(nanousd: int) -> str:
 def answer_of(record: Mapping[str, Json]) -> str:
     """What the desk found out."""
     return str(record.get("report") or "")
-
-
-Judge = Callable[[Log], Verdict]

@@ -1,0 +1,133 @@
+"""Law 15: dependencies and keys never reach the log; what is stored is JSON and revives nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from interlock import Call, Machine, Turn, final, model_state, state, tool, use
+from interlock.agent.providers import ProviderModels
+from interlock.errors import UnknownModel
+from interlock.testing import ScriptedModel, call, choose
+from tests.stage import Stage
+
+M = "acme:small"
+CANARY = "sk-canary-3f9a1c77"
+
+
+class Shop:
+    """A client that knows a secret, and shows it to whoever prints it."""
+
+    def __init__(self) -> None:
+        self.key = CANARY
+
+    def __repr__(self) -> str:
+        return f"<Shop {self.key}>"
+
+    def charge(self, cents: int) -> str:
+        return f"charged {cents}"
+
+
+@asynccontextmanager
+async def open_shop() -> AsyncIterator[Shop]:
+    yield Shop()
+
+
+class Rec(BaseModel):
+    cents: int = 5
+    said: str = ""
+
+
+@tool(does="write", keyed=True)
+def charge(call: Call[Shop], cents: int) -> str:
+    """Charge the customer."""
+    return call.deps.charge(cents)
+
+
+@tool(does="read")
+def returns_the_client(call: Call[Shop]) -> str:
+    shop: Any = call.deps
+    return shop  # type: ignore[no-any-return]  # a bug in a tool
+
+
+@state(tools=[charge, returns_the_client], writes=["said"])
+async def code(turn: Turn[Rec, Shop]) -> Literal["ok", "bug"]:
+    turn.record.said = await turn.call(charge, turn.record.cents)
+    assert turn.deps.key == CANARY
+    return "ok" if turn.number < 9 else "bug"
+
+
+@state(writes=["said"])
+async def careless(turn: Turn[Rec, Shop]) -> Literal["ok"]:
+    said: Any = turn.deps
+    turn.record.said = said
+    return "ok"
+
+
+def shopping() -> Machine[Rec, Shop]:
+    ask_it = model_state("Charge {cents}", model=M, tools=[charge], writes={"done": []})
+    table = {
+        "ask_it": ask_it.then({"done": "code"}),
+        "code": code.then({"ok": "use_it", "bug": "end"}),
+        "use_it": use(charge, args={"cents": "cents"}, into="said").then({"done": "wrong"}),
+        "wrong": use(returns_the_client, args={}, into="said").then({"done": "end", "error": "careless"}),
+        "careless": careless.then({"ok": "end", "error": "end"}),
+        "end": final(),
+    }
+    return Machine("shopping", Rec, deps=open_shop, table=table)
+
+
+def test_dependencies_are_in_no_byte_of_the_store(file_stage: Stage) -> None:
+    """Not in results, prompts, schemas, failures, or in what a careless handler or tool tries to store."""
+    model = ScriptedModel([call("charge", cents=3), choose("done")])
+    played = file_stage.play(shopping(), Rec(), model=model)
+    assert (played.status, played.path) == ("completed", "ask_it > code > use_it > wrong > careless > end")
+    assert CANARY.encode() not in file_stage.raw()
+    assert CANARY not in repr(model.requests)
+    assert b"charged 5" in file_stage.raw(), "the test looks where things are"
+
+
+@pytest.mark.parametrize("name", ["openai:gpt-5-mini", "anthropic:claude-haiku-4-5"])
+def test_api_keys_are_in_no_byte_of_the_store(
+    file_stage: Stage, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A real provider client with a real key that nobody listens to: the failure is logged, the key is not."""
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", CANARY)
+    assert os.environ["OPENAI_API_KEY"] == CANARY
+    models = ProviderModels(base_urls={})
+    try:
+        found = models.find(f"{name}@http://127.0.0.1:9/v1")
+    except UnknownModel as absent:
+        pytest.skip(f"no provider client: {absent}")
+    assert CANARY not in repr(found) + repr(models)
+
+
+def test_stored_data_revives_nothing(stage: Stage) -> None:
+    """What looks like an object, a pickle or a reference comes back as the plain data it was."""
+    hostile: dict[str, Any] = {
+        "py/object": "os.system",
+        "__class__": "Shop",
+        "$ref": "#/x",
+        "$payload": "00" * 32,
+        "nested": [{"$payload": "ff" * 32}, {"$payload": {"$payload": "x"}}, "cos\nsystem\n(S'id'\ntR."],
+    }
+
+    class Holds(BaseModel):
+        value: dict[str, Any] = {}
+        alone: Any = None
+
+    @state(writes=["alone"])
+    def work(turn: Turn[Holds]) -> Literal["ok"]:
+        turn.record.alone = {"$payload": turn.record.value["$payload"]}
+        return "ok"
+
+    table = {"s": work.then({"ok": "end"}), "end": final()}
+    played = stage.play(Machine("m", Holds, table=table), Holds(value=hostile))
+    assert played.record.value == hostile
+    assert played.record.alone == {"$payload": "00" * 32}
