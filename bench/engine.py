@@ -12,8 +12,9 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.null_store import NullStore
 from bench.workload import Case, Reader, machine
@@ -37,11 +38,11 @@ class Counted:
         self._store = store
         self.commits = 0
 
-    def write(self, batch: list[Write]) -> list[Answer]:
+    def write(self, batch: Sequence[Write]) -> list[Answer]:
         self.commits += sum(isinstance(write, Commit) for write in batch)
         return self._store.write(batch)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
 
@@ -215,21 +216,25 @@ def _verified(path: Path) -> dict[str, float]:
         found = verify_run(store, row)
         assert found is None, found
 
-    measured = _beside(plain, verified, 9)
+    def standard() -> None:
+        for stored in store.events(row.number):
+            json.loads(stored.body)
+
+    read, checked, parsed = _beside([plain, verified, standard], 9)
     store.close()
-    return {"read_ms": measured[0] * 1e3, "verify_ms": measured[1] * 1e3}
+    return {"read_ms": read * 1e3, "verify_ms": checked * 1e3, "json_ms": parsed * 1e3}
 
 
-def _beside(one: Callable[[], None], other: Callable[[], None], times: int) -> tuple[float, float]:
-    """The medians of both, measured in turns, so that a slow moment meets both."""
-    spent: tuple[list[float], list[float]] = ([], [])
+def _beside(what: list[Callable[[], None]], times: int) -> list[float]:
+    """The median processor seconds of each, measured in turns, so that a slow moment meets all."""
+    spent: list[list[float]] = [[] for _ in what]
     for _ in range(times):
-        for what, kept in zip((one, other), spent, strict=True):
+        for one, kept in zip(what, spent, strict=True):
             gc.collect()
             began = time.process_time()
-            what()
+            one()
             kept.append(time.process_time() - began)
-    return statistics.median(spent[0]), statistics.median(spent[1])
+    return [statistics.median(kept) for kept in spent]
 
 
 MEASUREMENTS = {measure.__name__: measure for measure in (many, null, small, long, resume)}

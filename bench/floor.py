@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -30,7 +31,7 @@ SETTLE = "UPDATE account SET s1 = ?2, s2 = ?3, s3 = ?4, s4 = ?5, s5 = ?6, h3 = ?
 class Rows:
     """What one store holds: run rows, and for each run its events in order."""
 
-    runs: list[tuple[object, ...]]
+    runs: list[tuple[Any, ...]]
     events: dict[int, list[tuple[int, int, str, bytes]]]
     live: str
 
@@ -39,7 +40,7 @@ def rows_of(path: Path) -> Rows:
     """Everything the floor has to write again."""
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        runs = db.execute(
+        runs: list[tuple[Any, ...]] = db.execute(
             "SELECT number, id, tenant, machine, shape, content, status, reason, state, turn, seq, head, turn_seq,"
             " fence, worker, commit_id, changed_at, live FROM run"
         ).fetchall()

@@ -1,7 +1,7 @@
 """A stage for runs: a store, a clock in virtual time, and ways to play a run or a whole scenario on it.
 
-`STORES` is the list of stores that everything going through the engine and the client is tested on: another store is one
-more line. Knows no law.
+`STORES` lists the stores that whatever goes through the engine and the client is tested on: another is one more
+line. Knows no law.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pytest
 from interlock.agent.model import Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import virtual_world
-from interlock.clock import ManualClock, run_virtually
 from interlock.client import Client
+from interlock.clock import ManualClock, run_virtually
 from interlock.engine.timing import Timing
 from interlock.history.events import Event
 from interlock.history.fold import RunState

@@ -54,7 +54,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 EXTENSION_MAX = 10**9
-"""The most of anything that one extension adds: a billion dollars in nano-dollars still fits a store's 64-bit integers."""
+"""The most of anything that one extension adds: a billion dollars, in nano-dollars, fits a 64-bit integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Client:
         """Add a run; a worker will take it. With a `key`, the same key and record answer the run that exists.
 
         Durable when this returns. Raises `BadInput` for a record that doesn't fit, `KeyTaken` for the same key with
-        another record, `UnknownPrice`.
+        another record, `ShapeChanged` when that run is open on another shape, `UnknownPrice`.
         """
         values = dump_record(machine.record, record)
         write = self._birth(machine, values, key, by or login_name())
@@ -152,6 +152,8 @@ class Client:
             raise KeyTaken(f"key {key!r} belongs to run {answer.id}, which was started with another record")
         assert isinstance(answer, Started)
         self._tell_workers()
+        if not answer.new:
+            self.run(answer.id, machine)  # it may have been started on another shape
         return RunHandle(self, answer.id, machine, new=answer.new)
 
     def _birth(self, machine: AnyMachine, values: dict[str, Json], key: str | None, by: str) -> Start:

@@ -1,4 +1,4 @@
-"""A terminal for tests of the command line: a folder with machines in it, and commands run there, for real or in here."""
+"""A terminal for tests of commands: a folder with machines in it, and commands run there, for real or in here."""
 
 from __future__ import annotations
 
@@ -65,11 +65,12 @@ async def slow(turn: Turn[Note]) -> Literal["done"]:
 
 @state(writes=["items"], within=30)
 async def grow(turn: Turn[Note]) -> Literal["more", "done"]:
+    await asyncio.sleep(0.005)  # so that each turn is a commit of its own
     turn.record.items.append("x" * 20_000 + str(len(turn.record.items)))
     return "more" if len(turn.record.items) < 30 else "done"
 
 
-look_up = model_state("How long is {name}?", model=MODEL, tools=[look], within=30, writes={"known": ["size"]}, max_tokens=100)
+look_up = model_state("How long is {name}?", model=MODEL, tools=[look], writes={"known": ["size"]}, max_tokens=100)
 
 person = ask("Too large: {name}. What now?", of="ops", writes={"handled": ["said", "size"], "drop": []}, within=3600)
 ends = {"closed": final("completed"), "lost": final("failed")}
@@ -140,7 +141,9 @@ class Terminal:
     def here(self, *args: str, store: str | None = None) -> Done:
         """In this process: quick, for what needs no process of its own."""
         self._capsys.readouterr()
-        code = app.ended([*args[:1], "--store", store or self.store, *args[1:]] if args else ["--store", store or self.store])
+        code = app.ended(
+            [*args[:1], "--store", store or self.store, *args[1:]] if args else ["--store", store or self.store]
+        )
         out, err = self._capsys.readouterr()
         return Done(code, out, err)
 

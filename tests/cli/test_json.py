@@ -91,7 +91,7 @@ def test_log_is_one_event_per_line(terminal: Terminal) -> None:
 
 
 def test_answers_and_what_they_do(terminal: Terminal) -> None:
-    """Resolve, pause, resume, extend: each says that it lies until a host takes the run, and each is in the log then."""
+    """Resolve, pause, resume, extend: each says that it lies until a host takes the run, and is in the log then."""
     run = terminal.played()
     for args in (["pause", run, "--reason", "lunch"], ["resume", run]):
         done = terminal.here(*args, "--by", "anna", "--yes", "--json")

@@ -114,12 +114,12 @@ class Stage:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def until(self, true: Callable[[], bool], seconds: float = 2000) -> None:
+    async def until(self, true: Callable[[], bool], seconds: float = 2000, step: float = 0.25) -> None:
         """Look every so often until something is true."""
         try:
             async with asyncio.timeout(seconds):
                 while not true():
-                    await asyncio.sleep(0.25)
+                    await asyncio.sleep(step)
         except TimeoutError:
             log = "\n".join(map(str, self.log()))
             raise AssertionError(f"not within {seconds:g} s; {self.status()}:\n{log}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -125,7 +126,7 @@ def test_a_handler_that_returns_what_it_does_not_declare_ends_in_error(stage: St
     assert moves(played) == [("s", "error", "lost")]
 
 
-# -- every failure has a destination -----------------------------------------------------------------------------------
+# -- every failure has a destination ------------------------------------------------
 
 
 def raising(turn: Any) -> None:
@@ -134,8 +135,6 @@ def raising(turn: Any) -> None:
 
 @tool(does="read", within=1)
 async def slow(call: Call[None]) -> int:
-    import asyncio
-
     await asyncio.sleep(3600)
     return 1
 
@@ -218,7 +217,7 @@ def test_every_failure_has_a_destination(stage: Stage, failure: str, way: str) -
         assert moves(played) == [("s", outcome, "caught")]
 
 
-# -- people --------------------------------------------------------------------------------------------------------------
+# -- people ------------------------------------------------
 
 
 def escalating() -> Machine[Note, None]:

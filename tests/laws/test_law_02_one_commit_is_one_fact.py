@@ -1,8 +1,9 @@
-"""Law 2: what happens to a run happens in one transaction or not at all, compare-and-set, recognised when sent again."""
+"""Law 2: what happens to a run happens in one transaction or not at all, and is recognised when sent again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from interlock import Call, Client, Machine, Turn, final, state, tool, use
 from interlock.errors import StoreError
 from interlock.reading import verify_run
-from interlock.store.protocol import Answer, Commit, Failed, Write
+from interlock.store.protocol import Answer, Commit, Committed, Failed, Write
 from interlock.worker import Worker
 from tests.stage import Stage
 
@@ -132,12 +133,10 @@ def test_a_bad_commit_writes_nothing_of_itself(stage: Stage) -> None:
     store = Between(stage.store)
     run_on(stage, store)
     (row,) = stage.store.runs()
-    from dataclasses import replace
-
     last = store.commits[-1]
     bad = replace(last, id=b"x" * 16, after=row.seq, fence=row.fence, worker=99)
     (answer,) = stage.store.write([bad])
-    assert not type(answer).__name__ == "Committed"
+    assert not isinstance(answer, Committed)
     assert verify_run(stage.store, stage.store.find(row.id)) is None
     assert stage.store.find(row.id).seq == row.seq
 

@@ -1,4 +1,4 @@
-"""Law 4: everyone but the owner leaves something in the inbox, which is read once and in order; a wait is closed once."""
+"""Law 4: everyone but the owner leaves things in the inbox, each read once and in order; a wait is closed once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel
 
-from interlock import Call, Machine, Turn, ask, final, state, tool, wait
+from interlock import Call, Limits, Machine, Turn, ask, final, state, tool, wait
 from interlock.errors import WaitClosed
 from interlock.history.events import Cancelled, SignalArrived, Transitioned, WaitEnded
+from interlock.testing import ModelReply, ScriptedModel
 from tests.stage import Stage
 
 
@@ -259,8 +260,6 @@ def test_a_pause_during_an_effect_lets_it_end_and_starts_no_other(stage: Stage) 
 
 def test_an_extension_and_a_decision_about_the_same_wait_both_count(stage: Stage) -> None:
     """Left in this order while no host reads: the extension would close the wait that the decision has closed."""
-    from interlock import Limits
-    from interlock.testing import ModelReply, ScriptedModel
 
     @state(models=["m"], calls=9, max_tokens=20)
     async def spend(turn: Turn[Rec]) -> Literal["ok"]:

@@ -1,4 +1,4 @@
-"""Law 6: folding the log gives the record, the account and the state at every event, byte for byte; replay asks nobody."""
+"""Law 6: folding the log gives record, account and state at every event, byte for byte; reading asks nobody."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from interlock import Call, Machine, Turn, ask, final, model_state, state, tool, wait
 from interlock.canonical import encode
+from interlock.history.events import to_json
 from interlock.history.fold import RunState, value_of, walk
 from interlock.reading import read_events, verify_run
 from interlock.testing import ScriptedModel, call, choose, say
+from interlock.worker import Worker
 from tests.stage import Stage, folds
 
 M = "acme:small"
@@ -37,8 +39,6 @@ def record_at(stage: Stage, run: str = "@last") -> dict[str, Any]:
     row = stage.store.find(run)
     state, bodies = RunState(), {}
     for seq, event, _ in read_events(stage.store, row.number):
-        from interlock.history.events import to_json
-
         bodies[seq] = to_json(event)
         state.apply(seq, event)
     return {name: value_of(cells, lambda seq, path: walk(bodies[seq], path)) for name, cells in state.cells.items()}
@@ -123,8 +123,6 @@ def test_live_state_and_account_equal_the_fold_after_every_commit(stage: Stage) 
     script = [call("look", at="x"), choose("found", items=["a"], inner={"name": "n", "tags": []})]
 
     async def scenario() -> None:
-        from interlock.worker import Worker
-
         client = stage.client(ScriptedModel(script), store=Checking())  # type: ignore[arg-type]
         async with Worker(client, [machine], name="w"):
             handle = await client.start(machine, Rec())
@@ -155,7 +153,7 @@ def test_a_decision_that_nobody_has_read_yet_is_no_damage(stage: Stage) -> None:
     assert stage.client().verify() == []
 
 
-# -- verify finds what was edited, and says where ---------------------------------------------------------------------------
+# -- verify finds what was edited, and says where ------------------------------------------------
 
 TAMPERINGS = {
     "an event's body": (

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
 
 from interlock import Call, Limits, Machine, Turn, final, model_state, state, tool
-from interlock.agent.model import ModelRequest
+from interlock.agent.model import Message, ModelRequest
 from interlock.agent.prices import input_bound
-from interlock.errors import EffectFailed
+from interlock.agent.scripted import as_reply
+from interlock.bootstrap import Prices
+from interlock.client import Client
+from interlock.errors import EffectFailed, UnknownPrice
 from interlock.history.events import AttemptFailed, ModelCalled, ModelReplied, Overrun, ToolCalled, Transitioned
 from interlock.machine.limits import Price
 from interlock.testing import ModelFailed, ModelReply, ScriptedModel, assert_log, choose
@@ -29,8 +33,6 @@ class Work(BaseModel):
 
 def bound_of(prompt: str, max_tokens: int = MAX_TOKENS) -> int:
     """Tokens that one call is held at."""
-    from interlock.agent.model import Message
-
     return input_bound(ModelRequest(M, (Message("user", prompt),)), "hard") + max_tokens
 
 
@@ -229,18 +231,10 @@ def test_cached_tokens_are_priced_as_such(stage: Stage) -> None:
 
 
 def choose_call() -> tuple[Any, ...]:
-    from interlock.agent.scripted import as_reply
-
     return as_reply(choose("ok")).calls
 
 
 def test_a_model_that_nobody_prices_is_refused_before_anything_is_written(stage: Stage) -> None:
-    from dataclasses import replace
-
-    from interlock.bootstrap import Prices
-    from interlock.client import Client
-    from interlock.errors import UnknownPrice
-
     async def scenario() -> None:
         world = replace(stage.client().world, price_of=Prices({}))
         with pytest.raises(UnknownPrice, match="prices="):

@@ -1,7 +1,8 @@
-"""Law 12: crossing the warning share hands the run over before its next effect, once per ceiling; it goes on from there."""
+"""Law 12: crossing the warning share hands the run over before its next effect, once per ceiling."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 import pytest
@@ -9,8 +10,10 @@ from pydantic import BaseModel
 
 from interlock import Client, Limits, Machine, Turn, ask, final, model_state, state
 from interlock.agent.model import ModelRequest
+from interlock.agent.scripted import as_reply
 from interlock.client import RunHandle
-from interlock.history.events import ModelCalled, Transitioned, Warned, WaitEnded, WaitOpened
+from interlock.errors import EffectFailed
+from interlock.history.events import ModelCalled, Transitioned, WaitEnded, WaitOpened, Warned
 from interlock.testing import ModelReply, ScriptedModel, assert_log, choose
 from tests.stage import Stage, assert_within_ceiling
 
@@ -160,7 +163,6 @@ def test_on_warn_end_ends_without_asking(stage: Stage) -> None:
 
 def test_on_warn_end_can_t_be_talked_away_by_a_handler(stage: Stage) -> None:
     """A handler that catches the refusal and asks again gets no further effect in this turn."""
-    from interlock.errors import EffectFailed
 
     @state(models=[M], calls=20, max_tokens=20)
     async def stubborn(turn: Turn[Work]) -> Literal["ok"]:
@@ -183,8 +185,6 @@ def test_a_model_state_is_handed_over_as_well(stage: Stage) -> None:
     machine = Machine("m", Work, limits=Limits(tokens=10_000, repeats=None), table=table)
 
     def brain(request: ModelRequest) -> ModelReply:
-        from interlock.agent.scripted import as_reply
-
         calls = as_reply(choose("more"), len(model.requests)).calls
         return ModelReply(calls=calls, tokens_in=990, tokens_out=10)
 
@@ -211,8 +211,6 @@ def test_an_ask_costs_nothing_and_is_not_held_up(stage: Stage) -> None:
 
 @pytest.mark.parametrize("parallel", [2, 5])
 def test_effects_side_by_side_are_handed_over_once(stage: Stage, parallel: int) -> None:
-    import asyncio
-
     @state(models=[M], calls=40, max_tokens=20)
     async def many(turn: Turn[Work]) -> Literal["ok"]:
         await asyncio.gather(*(turn.model(M, str(n)) for n in range(8)))

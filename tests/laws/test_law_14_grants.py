@@ -198,3 +198,25 @@ def test_what_is_written_carries_the_origins_of_what_was_read(stage: Stage) -> N
         state_now.apply(seq, event)
     assert state_now.cells["mine"][0].origin == "code,tool:fetch,user"
     assert state_now.cells["theirs"][0].origin == "user"
+
+
+def test_what_a_handler_or_tool_spoils_is_its_own_copy(stage: Stage) -> None:
+    """Results and arguments that are changed in place don't change what the log, the record or a later turn says."""
+
+    @tool(does="read")
+    def spoils(call: Call[None], given: dict[str, Any]) -> dict[str, Any]:
+        given["k"].append("spoilt")
+        return {"k": [1]}
+
+    @state(tools=[spoils], writes=["meta"], reads=["meta"])
+    async def work(turn: Turn[Rec]) -> Literal["ok"]:
+        mine = {"k": [0]}
+        got = await turn.call(spoils, mine)
+        got["k"].append("spoilt")
+        again = await turn.call(spoils, mine)
+        turn.record.meta = {"got": again["k"], "mine": mine["k"]}
+        return "ok"
+
+    played = stage.play(Machine("m", Rec, table={"s": work.then({"ok": "end"}), "end": final()}), Rec())
+    assert played.record.meta == {"got": [1], "mine": [0]}
+    assert "spoilt" not in repr(played.events)

@@ -1,4 +1,4 @@
-"""Law 16: what a turn costs doesn't grow with the run: values are stored once, lists grow by appending, windows are bounded."""
+"""Law 16: a turn's cost doesn't grow with the run: values are stored once, lists are appended to, windows bounded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from interlock.history.payloads import INLINE_BYTES_MAX
 from interlock.machine.limits import WINDOW_BYTES
 from interlock.store.protocol import Commit
 from interlock.testing import ScriptedModel, call, choose
+from interlock.worker import Worker
 from tests.laws.test_law_02_one_commit_is_one_fact import Between
 from tests.stage import Stage
 
@@ -27,8 +28,6 @@ class Rec(BaseModel):
 
 def weights(stage: Stage, machine: Machine[Rec, None], model: Any = ()) -> dict[int, int]:
     """Bytes written by each turn: events, cells, live state and payloads."""
-    from interlock.worker import Worker
-
     store = Between(stage.store)
 
     async def scenario() -> None:
@@ -75,7 +74,9 @@ def test_a_conversation_s_bytes_per_turn_stay_the_same(stage: Stage) -> None:
         return call("page", number=number) if number < 310 else choose("done", text="read")
 
     model = ScriptedModel(brain)
-    found = weights(stage, Machine("m", Rec, limits=limits, table={"s": row.then({"done": "end"}), "end": final()}), model)
+    found = weights(
+        stage, Machine("m", Rec, limits=limits, table={"s": row.then({"done": "end"}), "end": final()}), model
+    )
     assert abs(found[300] - found[10]) <= 100, f"turn 10: {found[10]} bytes, turn 300: {found[300]}"
     assert max(request.size_bytes() for request in model.requests) <= WINDOW_BYTES
 
@@ -90,7 +91,10 @@ def test_the_window_shrinks_seldom_so_that_the_prefix_stays(stage: Stage) -> Non
 
     model = ScriptedModel(brain)
     machine = Machine(
-        "m", Rec, limits=Limits(turns=400, tokens=10**9, usd=10**3), table={"s": row.then({"done": "end"}), "end": final()}
+        "m",
+        Rec,
+        limits=Limits(turns=400, tokens=10**9, usd=10**3),
+        table={"s": row.then({"done": "end"}), "end": final()},
     )
     assert stage.play(machine, Rec(), model=model).status == "completed"
     pairs = list(zip(model.requests, model.requests[1:], strict=False))
@@ -115,8 +119,6 @@ def test_a_large_value_is_stored_once_by_content(stage: Stage) -> None:
     machine = Machine("m", Rec, table={"s": work.then({"ok": "end"}), "end": final()})
 
     async def scenario() -> None:
-        from interlock.worker import Worker
-
         client = stage.client(store=store)  # type: ignore[arg-type]
         async with Worker(client, [machine], name="w"):
             handle = await client.start(machine, Rec())

@@ -1,7 +1,7 @@
-"""Random machines with random models, tools and people: a run always ends or waits, within its limits, with a log that holds.
+"""Random machines, models, tools and people: a run always ends or waits, within its limits, with a log that holds.
 
-Hypothesis draws the machine and a seed; everything the run then meets (moves legal and not, failures, delays, people) is
-drawn from that seed, so that an example can be replayed by itself.
+Hypothesis draws the machine and a seed; all that the run then meets (moves legal and not, failures, delays, people)
+is drawn from that seed, so that an example can be replayed by itself.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from interlock import Call, Limits, Machine, Turn, ask, final, model_state, stat
 from interlock.agent.model import RETRYABLE, ModelRequest
 from interlock.agent.prices import input_bound
 from interlock.agent.scripted import Choice, as_reply
-from interlock.clock import ManualClock, run_virtually
 from interlock.client import Client
-from interlock.errors import EffectFailed, InvalidMachine, NotDone
+from interlock.clock import ManualClock, run_virtually
+from interlock.errors import EffectFailed, InterlockError, InvalidMachine, NotDone
 from interlock.history.events import Transitioned
 from interlock.history.fold import FINAL
 from interlock.machine.graph import engine_outcomes
 from interlock.machine.outcomes import EXHAUSTED, EngineOutcome
 from interlock.reading import read_events
 from interlock.store.sqlite import SqliteStore
-from interlock.testing import ModelFailed, ModelReply
+from interlock.testing import ModelFailed, ModelReply, ScriptedModel
 from interlock.worker import Worker
 from tests.stage import Stage, assert_within_ceiling, folds
 
@@ -261,8 +261,6 @@ async def live(machine: Machine[Rec, Any], seed: int, client: Client) -> str:
 
 
 async def _act(client: Client, run: str, people: random.Random) -> None:
-    from interlock.errors import InterlockError
-
     waits = client.show(run).waits
     try:
         match people.randrange(8):
@@ -323,8 +321,6 @@ def check(machine: Machine[Rec, Any], seed: int) -> str:
 
 class _Brain:
     def find(self, name: str) -> Any:
-        from interlock.testing import ScriptedModel
-
         return ScriptedModel(brain)
 
 

@@ -141,6 +141,7 @@ class Sleepy:
         self._where = ""
         print("sleeps", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.1)  # the stop reaches each thread a moment later; none may be inside a transaction by then
 
 
 async def main(store: str, scene: str, where: str) -> None:

@@ -144,16 +144,7 @@ async def _handle(client: Client, order: Order) -> RunHandle[Any]:
     if order.run is None:
         assert order.record is not None  # one of the two was given
         return await client.start(order.machine, order.record, key=order.key, by=order.by)
-    handle = client.run(order.run, order.machine)
-    row = client.store.find(handle.id)
-    if row.machine != order.machine.name:
-        raise Misuse(f"run {row.id} is of machine `{row.machine}`, not `{order.machine.name}`")
-    if row.shape != order.machine.shape and not handle.show().ended:
-        raise Misuse(
-            f"run {row.id} was started on shape {row.shape[:8]} of `{row.machine}`; {order.target} now has "
-            f"{order.machine.shape[:8]}. Run the code it was started with, or cancel it"
-        )
-    return handle
+    return client.run(order.run, order.machine)
 
 
 def exit_code(view: RunView) -> int:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -225,7 +226,7 @@ class ToolEffect:
     async def _invoke(
         self, function: Callable[..., Any], call: Call[Any], late: Callable[[Any], None] | None = None
     ) -> Any:
-        arguments = self.tool.revive(self.args)
+        arguments = self.tool.revive(deepcopy(self.args))
         if inspect.iscoroutinefunction(function):
             return await function(call, **arguments)
         future = self.offload(lambda: function(call, **arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,7 +91,7 @@ class CodeTurn(Turn[Any, Any]):
         entry = await self._effects.carry_out(effect)
         assert isinstance(entry.result, ToolReturned)
         self.origins.add(entry.result.origin)
-        return tool.load(entry.result.value)
+        return tool.load(deepcopy(entry.result.value))  # a handler may change what it was given
 
     async def sleep(self, seconds: float) -> None:
         await self._desk.sleep(seconds, fingerprint(["sleep", seconds]))

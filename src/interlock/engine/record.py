@@ -7,6 +7,7 @@ the turn and refused). Knows no store and no event.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import cache
 from typing import Annotated, Any, NoReturn
 
@@ -107,7 +108,7 @@ class RecordDraft:
         self._grant.may_read(name)
         self._reads.add(name)
         if name not in self._fields:
-            value = load_field(self._record, name, self._current(name))
+            value = load_field(self._record, name, deepcopy(self._current(name)))  # theirs to spoil, not ours
             self._fields[name] = Items(value, self, name) if type(value) is list else value
         return self._fields[name]
 

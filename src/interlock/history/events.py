@@ -2,7 +2,8 @@
 
 A stored event is one JSON object: `type`, `v` (the version of its type, when it isn't 1), `at` (ms since 1970, the
 store's clock), `ms` (active milliseconds since the event before, on the worker's monotonic clock), `turn`, then the
-fields below that differ from their default. So a default, once released, changes with the version only. Knows no store and no machine.
+fields below that differ from their default. So a default, once released, changes with the version only.
+Knows no store and no machine.
 """
 
 from __future__ import annotations

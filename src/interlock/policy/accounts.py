@@ -94,7 +94,7 @@ def warnings_due(run: RunState) -> Iterator[tuple[str, int, int]]:
 
 
 def ended_by_warning(run: RunState) -> bool:
-    """The warning was said, and ends: until it is extended or wraps up, nothing more starts, whatever a handler tries."""
+    """The warning was said, and ends: until it is extended or wraps up, nothing more starts."""
     said = any(run.warned.get(dimension) == run.ceiling[dimension] for dimension in MONEY)
     return run.on_warn == "end" and said and not run.wrapping
 
