@@ -41,7 +41,7 @@ class InvalidMachine(InterlockError):
 
 
 class BadInput(InterlockError):
-    """A value from outside doesn't fit what is declared (type, range, missing field). Mend the value; nothing was written."""
+    """A value from outside doesn't fit what is declared (type, range, missing field). Mend it; nothing was written."""
 
 
 class NotGranted(InterlockError):
@@ -66,7 +66,7 @@ class ShapeChanged(InterlockError):
 
 
 class WaitClosed(InterlockError):
-    """Somebody or something (decision, timer, cancel) closed this wait first, or it was never open. Nothing was written."""
+    """Something (decision, timer, cancel) closed this wait first, or it was never open. Nothing was written."""
 
 
 class UnknownPrice(InterlockError):

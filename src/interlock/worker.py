@@ -259,7 +259,8 @@ class Watchdog:
         task = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._thread_id)
         where = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
-        return f"the loop has been blocked for {self._seconds:g} s by {task.get_name() if task else 'a callback'}\n{where}"
+        who = task.get_name() if task else "a callback"
+        return f"the loop has been blocked for {self._seconds:g} s by {who}\n{where}"
 
     def stop(self) -> None:
         self._stopped.set()

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from interlock import Call, Limits, Machine, Turn, ask, final, state, tool, wait
 from interlock.errors import WaitClosed
 from interlock.history.events import Cancelled, SignalArrived, Transitioned, WaitEnded
+from interlock.store.protocol import InboxItem, Leave
 from interlock.testing import ModelReply, ScriptedModel
 from tests.stage import Stage
 
@@ -280,3 +281,27 @@ def test_an_extension_and_a_decision_about_the_same_wait_both_count(stage: Stage
             assert (await later.run(handle.id, machine).result()).status == "completed"
 
     stage.perform(scenario)
+
+
+@pytest.mark.parametrize("kind", ["ask", "signal"])
+def test_what_does_not_fit_buys_no_time(stage: Stage, kind: str) -> None:
+    """A wait that is opened again keeps its due time."""
+    machine = signalled(within=600) if kind == "signal" else asking(within=600)
+    opens = 100 if kind == "signal" else 0
+
+    async def scenario() -> float:
+        async with stage.working(machine) as client:
+            handle = await client.start(machine, Rec())
+            await asyncio.sleep(opens + 500)
+            if kind == "signal":
+                await client.signal(handle.id, "paid", {"shoe": 1})
+            else:
+                body = {"wait": 1, "outcome": "yes", "fields": {"shoe": 1}, "by": "x", "reason": ""}
+                item = InboxItem("raw", "decision", body, stage.clock.now_ms())
+                await client.world.committer.submit(Leave(handle.id, item, stage.clock.now_ms(), 1, "decision"))
+                for told in client.listeners:
+                    told()
+            assert (await handle.result()).state == "late"
+            return stage.clock.monotonic()
+
+    assert stage.perform(scenario) == pytest.approx(opens + 600, abs=1)

@@ -216,7 +216,7 @@ class Effects:
     # -- doubts of other calls --------------------------------------------------------------------------------------
 
     async def clear_left_behind(self, tool_name: str | None = None, *, but: int = 0, ask: bool = False) -> None:
-        """Clear doubts that nobody is clearing (of one tool, or all) and wait for the others: before it is called again,
+        """Clear doubts that nobody is clearing (of one tool, or all) and wait for the others: before it is called anew,
         or the run completes. `ask`: what else can't be cleared is asked about, whatever the row says of doubts."""
         while (number := self._in_doubt(tool_name, but)) is not None:
             if number in self.desk.at_work:

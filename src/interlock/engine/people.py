@@ -29,7 +29,7 @@ async def ask_turn(desk: Desk, state: AskState) -> Ended:
     if answered is None:
         _open_ask(desk, state)
         await desk.park()
-    opened, seq, ended = answered
+    opened, _, ended = answered
     if ended is None:
         await desk.park()
     if ended.how == "timer":
@@ -40,14 +40,15 @@ async def ask_turn(desk: Desk, state: AskState) -> Ended:
         return answer(desk, ended, seq_of(desk, ended))
     except BadInput as wrong:
         desk.add(AnswerDropped(kind="decision", body=dict(ended.fields), why=str(wrong)))
-        _open_ask(desk, state, f"{wrong}. ")
+        _open_ask(desk, state, f"{wrong}. ", opened.due)
         await desk.park()
 
 
-def _open_ask(desk: Desk, state: AskState, note: str = "") -> None:
+def _open_ask(desk: Desk, state: AskState, note: str = "", due: int | None = None) -> None:
     record = desk.run.machine.record
     form: dict[str, Json] = {outcome: form_of(record, fields) for outcome, fields in state.writes.items()}
-    due = desk.run.now + int(state.within * 1000)
+    if due is None:  # an answer that doesn't fit buys no time
+        due = desk.run.now + int(state.within * 1000)
     prompt = note + prompt_text(desk, state.prompt)
     desk.open_wait(
         WaitOpened(wait=0, kind="person", why="ask", state="", of=state.of, prompt=prompt, form=form, due=due)
@@ -61,7 +62,7 @@ async def wait_turn(desk: Desk, state: WaitState) -> Ended:
         _open_wait(desk, state)
         found = _last_wait(desk, "wait")
     assert found is not None  # just opened
-    _, _, ended = found
+    opened, _, ended = found
     if ended is None:
         await desk.park()
     if ended.how == "timer":
@@ -70,12 +71,13 @@ async def wait_turn(desk: Desk, state: WaitState) -> Ended:
         return Ended("arrived", writes_of(desk.run, ended.fields, seq_of(desk, ended), state.writes), origin="signal")
     except BadInput as wrong:
         desk.add(AnswerDropped(kind="signal", body=dict(ended.fields), why=str(wrong)))
-        _open_wait(desk, state)
+        _open_wait(desk, state, opened.due)
         await desk.park()
 
 
-def _open_wait(desk: Desk, state: WaitState) -> None:
-    due = desk.run.now + int(state.within * 1000)
+def _open_wait(desk: Desk, state: WaitState, due: int | None = None) -> None:
+    if due is None:
+        due = desk.run.now + int(state.within * 1000)
     kind = "time" if state.signal is None else "signal"
     number = desk.open_wait(WaitOpened(wait=0, kind=kind, why="wait", state="", signal=state.signal, due=due))
     if state.signal is not None:
@@ -103,7 +105,7 @@ def seq_of(desk: Desk, ended: WaitEnded) -> int:
     return next(seq for seq, event in reversed(desk.run.journal) if event == ended)
 
 
-# -- escalation -----------------------------------------------------------------------------------------------------------
+# -- escalation ------------------------------------------------------------------------------------------------------
 
 
 def escalation(row: Row[Any, Any], run: LiveRun, outcome: str, why: str) -> WaitOpened:

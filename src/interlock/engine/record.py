@@ -1,4 +1,4 @@
-"""The record as a handler sees it: the pydantic class's fields, within the state's grants, changes noted field by field.
+"""The record as a handler sees it: the fields of its class, within the state's grants, changes noted one by one.
 
 Assignment and list `append`/`extend` are changes; nested values are frozen (a change in place is found at the end of
 the turn and refused). Knows no store and no event.

@@ -176,7 +176,7 @@ _LIVE = list(_live_columns())
 _live_values = attrgetter(*(name for name, _ in _LIVE))
 
 
-# -- what each event changes ----------------------------------------------------------------------------------------------
+# -- what each event changes -----------------------------------------------------------------------------------------
 
 
 def _run_started(run: RunState, seq: int, event: e.RunStarted) -> None:
@@ -354,7 +354,7 @@ def fold(history: list[Event]) -> RunState:
     return run
 
 
-# -- the record ---------------------------------------------------------------------------------------------------------
+# -- the record ------------------------------------------------------------------------------------------------------
 
 
 def record_of(

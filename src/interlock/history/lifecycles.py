@@ -93,8 +93,8 @@ def page() -> str:
     parts = [
         "# Life cycles",
         "",
-        "Drawn from `src/interlock/history/lifecycles.py`; `python -m interlock.history.lifecycles > docs/lifecycle.md`",
-        "draws them anew, and a test fails when this page is older than the tables.",
+        "Drawn from `src/interlock/history/lifecycles.py`. A test fails when this page is older than the tables;",
+        "`python -m interlock.history.lifecycles > docs/lifecycle.md` draws it anew.",
     ]
     for name, moves in LIFECYCLES.items():
         parts += ["", f"## {name.capitalize()}", "", "```mermaid", mermaid(moves), "```"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import apsw
 
 from interlock.errors import StoreError
@@ -26,12 +28,17 @@ _SENTENCES: tuple[tuple[type[Exception], str], ...] = (
     (UnicodeError, "{path}: a text can't be stored as UTF-8: {what}"),
 )
 
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 def explain(path: str, wrong: Exception) -> StoreError:
     """`wrong` as a StoreError (itself, if it is one), the cause kept."""
     if isinstance(wrong, StoreError):
         return wrong
     sentence = next((said for kind, said in _SENTENCES if isinstance(wrong, kind)), "{path}: the write failed: {what}")
-    error = StoreError(sentence.format(path=path, what=str(wrong) or type(wrong).__name__))
+    if isinstance(wrong, OSError) and wrong.errno in _READ_ONLY:
+        sentence = "{path}: the file or its folder is read-only; nothing was written"
+    said = wrong.strerror if isinstance(wrong, OSError) and wrong.strerror else str(wrong)
+    error = StoreError(sentence.format(path=path, what=said or type(wrong).__name__))
     error.__cause__ = wrong
     return error

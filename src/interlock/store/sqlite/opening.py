@@ -44,8 +44,11 @@ def make_store(path: str, clock: Clock, page_size: int, vfs: str | None) -> None
         db.execute(f"PRAGMA page_size={page_size}")
         lay_schema(db, clock)
         db.execute("PRAGMA journal_mode=WAL")
-    finally:
+    except BaseException:
         db.close()
+        fresh.unlink(missing_ok=True)
+        raise
+    db.close()
     os.replace(fresh, place)
     sync_folder(place.parent)
 
