@@ -122,10 +122,13 @@ def read_run(store: Store, run_id: str) -> RunView:
 
 
 def record_values(store: Store, snapshot: Snapshot) -> dict[str, Json]:
-    """The record as its cells give it, without reading history."""
-    bodies = {seq: payloads.join(body, store.payload) for seq, body in snapshot.values.items()}
+    """The record as its cells give it, without reading history; its fields in the order of the first event."""
+    (first,) = store.events(snapshot.row.number, 1, 1)
+    stored = {1: first.body, **snapshot.values}
+    bodies = {seq: payloads.join(body, store.payload) for seq, body in stored.items()}
     cells = pointers_of(snapshot)
-    return {name: value_of(pointers, lambda seq, path: walk(bodies[seq], path)) for name, pointers in cells.items()}
+    order = [name for name in bodies[1]["record"] if name in cells]
+    return {name: value_of(cells[name], lambda seq, path: walk(bodies[seq], path)) for name in [*order, *cells]}
 
 
 def open_wait(store: Store, row: RunRow, wait: Wait) -> OpenWait:
