@@ -211,7 +211,7 @@ def check(path: Path) -> None:
     store.close()
 
 
-# -- crashing -----------------------------------------------------------------------------------------------------------
+# -- crashing ---------------------------------------------------------------------------------------------------------
 
 
 def forked(job: Any) -> tuple[int, int]:
@@ -228,7 +228,8 @@ def forked(job: Any) -> tuple[int, int]:
             sys.stderr.flush()
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    return (os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
+    return code, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def begin(folder: Path, fatal: int) -> None:

@@ -1,5 +1,5 @@
-"""kill -9 at every commit and at every start and end of an effect: nothing done twice, nothing repeated blindly, nothing
-lost. Real processes, a real store file, a real outside world; see `crash_child`."""
+"""kill -9 at every commit and at every start and end of an effect: nothing done twice, repeated blindly or lost.
+Real processes, a real store file, a real outside world; see `crash_child`."""
 
 from __future__ import annotations
 

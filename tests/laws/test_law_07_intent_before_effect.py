@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -41,8 +42,6 @@ class Recorder:
 
 
 def _type(body: bytes) -> str:
-    import json
-
     return str(json.loads(body)["type"])
 
 
@@ -86,7 +85,8 @@ def test_a_turn_of_one_model_call_and_one_read_costs_two_commits() -> None:
     tools, said = Tools(), list[str]()
     model = ScriptedModel([*(call("read", n=n) for n in range(6)), choose("done")])
     scene = Machine("loop", Case, limits=Limits(turns=20), table={
-        "ask": model_state("go", model=MODEL, tools=[tools.read], writes={"done": []}).then({"called": "ask", "done": "end"}),
+        "ask": model_state("go", model=MODEL, tools=[tools.read], writes={"done": []}).then(
+            {"called": "ask", "done": "end"}),
         "end": final("completed"),
     })  # fmt: skip
 

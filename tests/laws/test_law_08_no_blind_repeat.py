@@ -1,13 +1,15 @@
-"""Law 8: an attempt whose intent is committed and whose result is not is a doubt; it is cleared, never repeated blindly."""
+"""Law 8: an attempt whose intent is committed and whose result is not is a doubt: cleared, never repeated blindly."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from interlock import Turn, state
+from interlock import Call, Client, Turn, Worker, state, tool
 from interlock.agent.model import ModelFailed, ModelReply
 from interlock.agent.scripted import ScriptedModel
 from interlock.engine.live_run import leave_evidence
@@ -15,6 +17,7 @@ from interlock.engine.timing import Timing
 from interlock.errors import BadInput, EffectFailed, WaitClosed
 from interlock.history import events as e
 from interlock.store.protocol import Commit
+from tests.laws.audit import audit
 from tests.laws.machines import MODEL, Case, Tools, machine
 from tests.laws.stage import Stage, on_stage
 
@@ -410,7 +413,7 @@ class TestLeftBehind:
         assert tools.outside.times("once", 1) == tools.outside.times("once", 2) == 1
 
     def test_calls_side_by_side_wait_for_each_others_doubts(self) -> None:
-        """One of two parallel branches times out; the other branch's later call of the tool waits until that is cleared."""
+        """One of two parallel branches times out; the other's later call of the tool waits until that is cleared."""
         tools = Tools(within=3)
         tools.slow = {1}
 
@@ -503,6 +506,63 @@ class TestEvidence:
 
         on_stage(play)
 
+    def test_evidence_of_an_earlier_attempt_says_nothing_of_the_last(self) -> None:
+        """Told that the first attempt did not happen, the tool was tried again, and that is in doubt too: the first
+        one's late result does not answer for the second."""
+        tools = Tools(after=3)
+        scene = one_call(tools, "once")
+
+        async def play(stage: Stage) -> None:
+            await dies_during(stage, tools, scene, "once")
+            second = await stage.worker(scene)
+            await stage.until(lambda: any(w.kind == "person" for w in stage.client.waiting()), 300)
+            await stage.client.clear("@last", 1, happened=False, by="ann")
+            await stage.until(lambda: tools.outside.calls["once"] == 2, 60)
+            await stage.kill(second)
+            await stage.worker(scene)
+            await stage.until(lambda: any(w.kind == "person" for w in stage.client.waiting()), 300)
+            run = stage.client.show("@last")
+            leave_evidence(stage.client.world, run.id, 1, e.ToolReturned(effect=1, attempt=1, value="once 7"))
+            await asyncio.sleep(60)
+            assert stage.of(e.EvidenceRecorded) and [c.way for c in stage.of(e.DoubtCleared)] == ["person"]
+            await stage.client.clear("@last", 1, happened=True, result="x", by="ann")
+            await stage.until(lambda: stage.status() == "completed", 300)
+
+        on_stage(play)
+
+    def test_a_paid_call_that_ends_late_is_still_paid_for(self, tmp_path: Path) -> None:
+        """Real threads: a plain function is late; that it happened is no reason to take its price back."""
+
+        @tool(does="read", within=0.2, usd_max=0.01)
+        def paid(call: Call[None], n: int) -> str:
+            time.sleep(0.6 if call.attempt == 1 else 0)
+            return "late"
+
+        @tool(does="send")
+        async def send(call: Call[None], n: int) -> str:
+            return "sent"
+
+        @state(tools=[paid, send])
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            await turn.call(paid, 1)
+            await turn.sleep(1)
+            await turn.call(send, 1)
+            await turn.call(send, 2)
+            return "done"
+
+        scene = machine(work, usd=1)
+
+        async def play() -> None:
+            async with Client(f"sqlite:///{tmp_path}/s.db") as client, Worker(client, [scene], watch=False):
+                run = await client.start(scene, Case(), by="test")
+                async with asyncio.timeout(20):
+                    assert (await run.result()).spent.nanousd == 20_000_000
+                [evidence] = [one async for _, one in client.events(run.id) if isinstance(one, e.EvidenceRecorded)]
+                assert (evidence.value, evidence.nanousd) == ("late", 0)
+                audit(client.store)
+
+        asyncio.run(play())
+
 
 def test_no_commit_that_starts_a_call_leaves_without_its_deadline() -> None:
     """Every intent says until when it may be sent, and how long it may take."""
@@ -523,7 +583,7 @@ def test_no_commit_that_starts_a_call_leaves_without_its_deadline() -> None:
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
 def test_a_doubt_whose_repeat_was_refused_stays_a_doubt(verb: str) -> None:
-    """A pause lies unread when the call would be done again under its key: neither the repeat nor the clearing stands."""
+    """A pause lies unread when the call would be repeated under its key: neither repeat nor clearing stands."""
     tools = Tools(after=3)
     scene = one_call(tools, "keyed")
 

@@ -1,4 +1,4 @@
-"""Law 9: the engine alone retries: full jitter from the seed, `Retry-After` honoured, every attempt an event with its cost."""
+"""Law 9: the engine alone retries: full jitter, `Retry-After` honoured, every attempt an event with its cost."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_a_turn_past_its_deadline_leaves_nothing_held(name: str) -> None:
 
 
 def test_the_runs_active_seconds_bound_every_turn() -> None:
-    tools = Tools(after=7)
+    tools = Tools(after=7, within=10)
 
     @state(tools=tools.all, within=600)
     async def work(turn: Turn[Case]) -> Literal["done", "again"]:
@@ -89,7 +89,6 @@ def test_the_runs_active_seconds_bound_every_turn() -> None:
 
     async def act(stage: Stage) -> None:
         await until_parked(stage, scene)
-        print(*stage.log(), sep="\n")
         assert stage.clock.monotonic() < 33
         assert moved(stage)[-1] == ("work", "limit_reached")
 
@@ -142,7 +141,7 @@ def test_active_time_survives_a_takeover() -> None:
 
 
 def test_others_may_take_a_turn_that_its_own_worker_does_not_end() -> None:
-    """The worker's heart beats on, its loop turns, but the turn's deadline has passed long ago: any worker may claim."""
+    """The worker's heart beats on, its loop turns, but the turn's deadline has passed: any worker may claim."""
     tools = Tools(after=1e5, within=1e6)
 
     @state(tools=tools.all, within=20)

@@ -1,4 +1,4 @@
-"""A worker that was put to sleep right before it would send, past its lease: when it wakes it neither sends nor commits."""
+"""A worker put to sleep right before it would send, past its lease: when it wakes it neither sends nor commits."""
 
 from __future__ import annotations
 

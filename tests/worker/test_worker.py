@@ -1,4 +1,4 @@
-"""The worker as a host: dead workers are replaced, blocked ones are named, and nothing that never returns holds a run."""
+"""The worker as a host: dead workers are replaced, blocked ones named, and nothing that never returns holds a run."""
 
 from __future__ import annotations
 

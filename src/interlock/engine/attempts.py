@@ -193,7 +193,7 @@ class ToolEffect:
         call = self.call(run, effect, attempt, seconds)
         try:
             value = await self._invoke(
-                self.tool.function, call, late=lambda value: self._late(run, effect, attempt, value)
+                self.tool.function, call, late=lambda value: self._late(run, effect, attempt, value, hold.nanousd)
             )
         except NotDone as said:
             raise AttemptError("not_done", str(said), said.retry, False, False, said.retry_after) from said
@@ -210,10 +210,10 @@ class ToolEffect:
         origin = "tool" if self.tool.trusted else f"tool:{self.tool.name}"
         return ToolReturned(effect=effect, attempt=attempt, value=self.tool.dump(value), nanousd=nanousd, origin=origin)
 
-    def _late(self, run: LiveRun, effect: int, attempt: int, value: Any) -> None:
+    def _late(self, run: LiveRun, effect: int, attempt: int, value: Any, nanousd: int) -> None:
         """A plain function ended after its time: what it says is evidence, not a result."""
         with contextlib.suppress(BadInput):
-            leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, 0))
+            leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, nanousd))
 
     def call(self, run: LiveRun, effect: int, attempt: int, seconds: float) -> Call[Any]:
         return Call(deps=self.deps, key=f"{run.id}-{effect}", run=run.id, attempt=attempt, seconds_left=seconds)

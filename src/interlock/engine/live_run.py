@@ -247,7 +247,8 @@ class LiveRun:
                 yield stored.seq, from_json(self._join(stored.body))
 
     def history(self) -> Iterator[Event]:
-        """Every stored event of the run, newest first: for the rare look back."""
+        """Every event of the run, newest first, uncommitted ones included: for the rare look back."""
+        yield from (event for _, event in reversed(self.drafted()))
         for stored in reversed(self.world.store.events(self.number)):
             yield from_json(self._join(stored.body))
 

@@ -121,7 +121,9 @@ def _evidence(run: LiveRun, item: InboxItem) -> None:
         return
     tokens, nanousd = _charged(run, late)
     value: Json = late.value if isinstance(late, e.ToolReturned) else None
-    if number in run.state.doubts:
+    doubt = run.state.doubts.get(number)
+    # Attempts under one key are one deed outside; otherwise an attempt says nothing of those after it.
+    if doubt is not None and (doubt[0] == late.attempt or doubt[2] == "key"):
         run.add(e.DoubtCleared(effect=late.effect, way="evidence", happened=True, value=value))
         for wait, (_, why, _, _, _, effect) in list(run.state.waiting.items()):
             if why == "doubt" and effect == late.effect:
