@@ -556,9 +556,12 @@ class TestEvidence:
             async with Client(f"sqlite:///{tmp_path}/s.db") as client, Worker(client, [scene], watch=False):
                 run = await client.start(scene, Case(), by="test")
                 async with asyncio.timeout(20):
-                    assert (await run.result()).spent.nanousd == 20_000_000
-                [evidence] = [one async for _, one in client.events(run.id) if isinstance(one, e.EvidenceRecorded)]
-                assert (evidence.value, evidence.nanousd) == ("late", 0)
+                    spent = (await run.result()).spent.nanousd
+                log = [one async for _, one in client.events(run.id)]
+                attempts = [one for one in log if isinstance(one, e.ToolCalled) and one.tool == "paid"]
+                assert len(attempts) >= 2 and spent == len(attempts) * 10_000_000  # a slow machine may need a third
+                evidence = [one for one in log if isinstance(one, e.EvidenceRecorded)]
+                assert evidence and {(one.value, one.nanousd) for one in evidence} == {("late", 0)}
                 audit(client.store)
 
         asyncio.run(play())
