@@ -34,11 +34,11 @@ class Break:
 
 def first_break(run_id: str, events: Iterable[tuple[int, bytes, bytes]], count: int, head: bytes) -> Break | None:
     """Walk (seq, body, hash) in order against the count and head that the run row holds. None: unbroken."""
-    before, expected, hashed = seed(run_id), 1, hashlib.sha256
+    before, expected = seed(run_id), 1
     for seq, body, stored in events:
         if seq != expected:
             return Break(expected, f"event {expected} is missing")
-        before = hashed(before + hashed(body).digest()).digest()  # `link`, a fifth faster in a long log
+        before = link(before, body)
         if before != stored:
             return Break(seq, "its bytes don't match its hash")
         expected += 1
