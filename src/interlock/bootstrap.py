@@ -85,9 +85,18 @@ def _perform(function: Callable[[], Any], future: asyncio.Future[Any], loop: asy
     try:
         value = function()
     except BaseException as raised:
-        error = raised
+        error = _bearable(raised)
     with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
         loop.call_soon_threadsafe(_answer, future, value, error)
+
+
+def _bearable(raised: BaseException) -> Exception:
+    """What a loop can carry: a future refuses StopIteration, and SystemExit would end the worker with all its runs."""
+    if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
+        return raised
+    error = RuntimeError(f"{type(raised).__name__}: {raised}")
+    error.__cause__ = raised
+    return error
 
 
 def _answer(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
@@ -105,7 +114,7 @@ def at_once(function: Callable[[], Any]) -> asyncio.Future[Any]:
     try:
         future.set_result(function())
     except Exception as raised:
-        future.set_exception(raised)
+        future.set_exception(_bearable(raised))
     return future
 
 

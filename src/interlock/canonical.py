@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 Json = Any  # None, bool, int, float, str, list or dict of these
@@ -44,3 +46,16 @@ def sha256(body: bytes) -> bytes:
 def fingerprint(value: Json) -> str:
     """16 hex digits (64 bits) of a value's SHA-256: names a version or a request inside one machine or run."""
     return hashlib.sha256(encode(value)).hexdigest()[:16]
+
+
+def in_order(value: Any, dumped: Json) -> Json:
+    """`dumped`, the JSON of `value`, with what came from sets sorted: a set's own order is another in each process."""
+    if isinstance(dumped, list) and isinstance(value, set | frozenset | list | tuple) and len(value) == len(dumped):
+        items = [in_order(inner, json_) for inner, json_ in zip(value, dumped, strict=True)]
+        return sorted(items, key=encode) if isinstance(value, set | frozenset) else items
+    if isinstance(dumped, dict) and isinstance(value, Mapping) and len(value) == len(dumped):
+        pairs = zip(dumped.items(), value.values(), strict=True)
+        return {key: in_order(inner, json_) for (key, json_), inner in pairs}
+    if isinstance(dumped, dict) and isinstance(value, BaseModel):
+        return {name: in_order(getattr(value, name, None), json_) for name, json_ in dumped.items()}
+    return dumped

@@ -20,7 +20,7 @@ from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import Threads, open_world
 from interlock.canonical import Json, fingerprint
 from interlock.engine.live_run import account_of, cell_of
-from interlock.engine.record import dump_record
+from interlock.engine.record import dump_record, load_record
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import BadInput, KeyTaken, ShapeChanged, UnknownRun, WaitClosed
@@ -439,7 +439,7 @@ class RunHandle(Generic[R]):
     def result_of(self, view: RunView) -> Result[R]:
         if self.machine is None:
             raise UnknownRun(f"run {self.id}: pass its machine to client.run() for a typed record")
-        record = self.machine.record.model_validate(view.record)
+        record = load_record(self.machine.record, view.record)
         return Result(view.id, view.status, view.row.reason, view.row.state, record, view.spent, view.waits)
 
     def events(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[tuple[int, Event]]:

@@ -19,7 +19,7 @@ from typing import Any
 from interlock.bootstrap import HasWorld
 from interlock.engine.live_run import LiveRun
 from interlock.engine.orchestrator import Orchestrator
-from interlock.errors import InterlockError, StaleLease, StoreError
+from interlock.errors import BadInput, InterlockError, StaleLease, StoreError
 from interlock.history.events import Paused
 from interlock.machine.table import AnyMachine
 from interlock.store.protocol import Beat, Beaten, Claim, Claimed, Failed, Join, Joined, Lease, Part
@@ -52,6 +52,9 @@ class Worker:
     ) -> None:
         self.world = host.world
         self.machines = {machine.name: machine for machine in machines}
+        for machine in machines:
+            if self.machines[machine.name] is not machine:
+                raise BadInput(f"two machines are named {machine.name!r}; a worker would know only one of them")
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._host = host
         self._concurrency = concurrency
@@ -59,6 +62,7 @@ class Worker:
         self._drain = drain
         self._number = 0
         self._tasks: dict[asyncio.Task[None], int] = {}
+        self._failed: dict[int, int] = {}  # runs whose last commits the store refused, and how many
         self._unanswered = False  # the last claim's answer was lost: we may hold runs we don't know of
         self._wake = asyncio.Event()
         self._stopping = False
@@ -70,9 +74,13 @@ class Worker:
 
     async def __aenter__(self) -> Worker:
         self._stack = AsyncExitStack()
-        deps = {name: await self._open_deps(machine) for name, machine in self.machines.items()}
+        try:
+            deps = {name: await self._open_deps(machine) for name, machine in self.machines.items()}
+            await self._join()
+        except BaseException:  # nobody will leave what was never entered
+            await self._stack.aclose()
+            raise
         self._orchestrator = Orchestrator(self.world, self.machines, deps)
-        await self._join()
         if self._watch:
             seconds = min(BLOCKED_SECONDS, self.world.timing.lease / 3)  # named before the lease is lost
             self._watchdog = Watchdog(asyncio.get_running_loop(), seconds=seconds)
@@ -177,12 +185,18 @@ class Worker:
     async def _advance(self, lease: Lease) -> None:
         try:
             await self._orchestrator.advance(lease)
+            self._failed.pop(lease.snapshot.row.number, None)
         except StoreError as wrong:
             log.error("run %s: %s", lease.snapshot.row.id, wrong)
-            await self._give_back(lease, None)
+            await self._give_back(lease, self._given_up(lease.snapshot.row.number, wrong))
         except Exception as bug:
             log.error("run %s: %s", lease.snapshot.row.id, "".join(traceback.format_exception(bug)))
             await self._give_back(lease, f"{type(bug).__name__}: {bug}"[:300])
+
+    def _given_up(self, number: int, wrong: StoreError) -> str | None:
+        """Why a run is parked: again and again what it wants to write is refused, though giving it back is not."""
+        self._failed[number] = failed = self._failed.get(number, 0) + 1
+        return None if failed < self.world.timing.takeovers else f"{failed} times: {wrong}"[:300]
 
     async def _give_back(self, lease: Lease, paused: str | None) -> None:
         """Give back a lease that we can't use, as soon as the store takes it; with a reason, the run is parked."""
@@ -209,7 +223,14 @@ class Worker:
             if isinstance(answer, Beaten):
                 self._look_at(answer)
                 if not answer.known:
-                    await self._join()
+                    await self._join_again()
+
+    async def _join_again(self) -> None:
+        """Struck off while we live. If it can't be done now, the next heartbeat says so again."""
+        try:
+            await self._join()
+        except StoreError as wrong:
+            log.warning("joining again failed: %s", wrong)
 
     def _look_at(self, answer: Beaten) -> None:
         now = self.world.clock.monotonic()

@@ -197,6 +197,10 @@ class ToolEffect:
             )
         except NotDone as said:
             raise AttemptError("not_done", str(said), said.retry, False, False, said.retry_after) from said
+        except asyncio.CancelledError as stray:
+            if _being_cancelled():
+                raise
+            raise AttemptError("raised", "CancelledError, though nobody cancelled it", True, None, True) from stray
         except Exception as raised:
             # Its author says nothing about what happened: a read is tried again, anything else is a doubt.
             message = f"{type(raised).__name__}: {raised}"
@@ -236,6 +240,12 @@ class ToolEffect:
             if late is not None:
                 future.add_done_callback(lambda done: late(done.result()) if _succeeded(done) else None)
             raise
+
+
+def _being_cancelled() -> bool:
+    """Whether somebody has cancelled the task that we are in; else a CancelledError is its own function's bug."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _succeeded(future: asyncio.Future[Any]) -> bool:

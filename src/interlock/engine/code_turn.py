@@ -16,7 +16,7 @@ from interlock.engine.attempts import ModelEffect, ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
 from interlock.engine.ending import Ended
-from interlock.engine.record import RecordDraft
+from interlock.engine.record import RecordDraft, changes_of, fields_read
 from interlock.errors import BadInput, EffectFailed, FrozenValue, NotGranted
 from interlock.history.events import ModelReplied, ToolReturned
 from interlock.machine.limits import WINDOW_BYTES
@@ -27,6 +27,9 @@ from interlock.machine.turn import Reply, Turn
 from interlock.policy.grants import Grant, union
 
 _ANSWER = "answer"
+
+SLEEP_MAX = 10**9
+"""Thirty years: whoever asks for more has mistaken the unit, and the store could not hold it."""
 
 
 class CodeTurn(Turn[Any, Any]):
@@ -70,6 +73,8 @@ class CodeTurn(Turn[Any, Any]):
     ) -> Any:
         if model not in self._state.models:
             raise NotGranted(f"state `{self._desk.run.state.state}` may not use model {model!r}: add it to its models=")
+        if (max_tokens is not None and max_tokens < 1) or (within is not None and not within > 0):
+            raise BadInput(f"a model call takes max_tokens= from 1 up and within= above 0, not {max_tokens}, {within}")
         asked = self._state.max_tokens if max_tokens is None else min(max_tokens, self._state.max_tokens)
         request = _request(model, prompt, returns, asked, within or self._state.within)
         entry = await self._effects.carry_out(self._model_effect(model, request, prompt))
@@ -94,6 +99,8 @@ class CodeTurn(Turn[Any, Any]):
         return tool.load(deepcopy(entry.result.value))  # a handler may change what it was given
 
     async def sleep(self, seconds: float) -> None:
+        if not seconds <= SLEEP_MAX:
+            raise BadInput(f"a turn may sleep for up to {SLEEP_MAX} seconds, not {seconds}")
         await self._desk.sleep(seconds, fingerprint(["sleep", seconds]))
 
     async def now(self) -> datetime:
@@ -174,5 +181,5 @@ async def code_turn(desk: Desk, state: CodeState[Any, Any, Any]) -> Ended:
 def _ended(desk: Desk, state: CodeState[Any, Any, Any], turn: CodeTurn, outcome: Any) -> Ended:
     if outcome not in state.outcomes:
         return Ended(EngineOutcome.ERROR, why=f"the handler returned {outcome!r}, which it doesn't declare")
-    reads = desk.run.origin_of(sorted(turn.draft.reads()))
-    return Ended(outcome, tuple(turn.draft.writes()), origin=union([reads, *turn.origins, "code"]))
+    reads = desk.run.origin_of(sorted(fields_read(turn.draft)))
+    return Ended(outcome, tuple(changes_of(turn.draft)), origin=union([reads, *turn.origins, "code"]))

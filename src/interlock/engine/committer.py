@@ -79,6 +79,9 @@ class ThreadCommitter:
     def submit(self, write: Write) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
+        if self._closing:  # nobody would ever answer
+            future.set_result(Failed(StoreError("the store is closed; nothing was written")))
+            return future
         self._waiting.append((write, future, loop))
         # Once a round: what other runs submit in this one shares the batch, and waking a thread is dear.
         if loop not in self._waking:

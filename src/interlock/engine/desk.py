@@ -177,6 +177,8 @@ class Desk:
     async def replayed(self) -> None:
         """Before anything new: until the handler has asked again for all that was recorded. What was recorded can
         only depend on recorded results, so a handler that doesn't ask has changed."""
+        if self.leaving:  # a handler's clean-up: entered again, the turn wouldn't ask for it
+            raise asyncio.CancelledError
         for pause in (0.0, 0.0, REPLAY_SECONDS):
             if not self.journal.unasked:
                 return

@@ -25,7 +25,7 @@ from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
 from interlock.machine.tools import Tool, Way
 from interlock.policy.accounts import Admission, Hold, ended_by_warning, excess, warnings_due
-from interlock.policy.retry import delay_seconds
+from interlock.policy.retry import RETRY_AFTER_MAX, delay_seconds
 
 _OUTCOME_OF_FAILURE: Mapping[str, str] = {
     "overflow": EngineOutcome.OVERFLOW,
@@ -105,6 +105,8 @@ class Effects:
         while True:
             if self.desk.parking:
                 await self.desk.never()
+            if self.desk.leaving:  # a task that a handler left behind: the turn has ended
+                raise asyncio.CancelledError
             await self._hand_over_if_warned()
             if isinstance(effect, ToolEffect):
                 await self.clear_left_behind(effect.name, but=number)
@@ -161,6 +163,8 @@ class Effects:
 
     async def _perform(self, effect: Effect, entry: Entry, hold: Hold, send_before_boot: float) -> None:
         try:
+            if self.desk.closed:  # its turn ended while its intent was on its way
+                raise asyncio.CancelledError
             # A worker that slept past this moment must not send: somebody may be clearing the doubt by now.
             if self.world.clock.boottime() >= send_before_boot:
                 raise AttemptError("unsent", "too late to send", True, happened=False, billed=False)
@@ -189,7 +193,8 @@ class Effects:
     def _record_failure(self, entry: Entry, tokens: int, nanousd: int, failed: AttemptError) -> None:
         doubt = failed.happened is None and getattr(entry.intent, "way", Way.REPEAT) != Way.REPEAT
         last = entry.intent.attempt >= self.run.machine.limits.attempts
-        again = failed.retry and not last
+        bearable = failed.retry_after is None or failed.retry_after <= RETRY_AFTER_MAX  # and no NaN
+        again = failed.retry and not last and bearable
         delay = delay_seconds(entry.intent.attempt, self.world.chance, failed.retry_after)
         self.desk.add(
             AttemptFailed(
@@ -214,6 +219,16 @@ class Effects:
             self.desk.add(Overrun(effect=effect, dimension=dimension, excess=over))
 
     # -- doubts of other calls --------------------------------------------------------------------------------------
+
+    async def leave_nothing_in_doubt(self) -> None:
+        """Before the run completes: what a handler's tasks have under way ends first, then every doubt is cleared."""
+        while under_way := [int(n) for n, (_, _, way, *_) in self.run.state.open.items() if way != Way.REPEAT]:
+            if self.desk.at_work.intersection(under_way):
+                await self.desk.settlement()
+                continue
+            for number in under_way:  # its task was cancelled between the intent and the sending
+                self._lose(self.desk.journal.entries[number])
+        await self.clear_left_behind(ask=True)
 
     async def clear_left_behind(self, tool_name: str | None = None, *, but: int = 0, ask: bool = False) -> None:
         """Clear doubts that nobody is clearing (of one tool, or all) and wait for the others: before it is called anew,

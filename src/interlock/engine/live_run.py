@@ -129,7 +129,7 @@ class LiveRun:
         self._opens: dict[int, Wait] = {}
         self._closes: list[tuple[int, str]] = []
         self._takes: list[str] = []
-        self._begins = False
+        self._begins = self._ends = False
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
@@ -195,6 +195,7 @@ class LiveRun:
             case WaitEnded() if event.how != "decision":  # whoever decided has closed the row already
                 self._closes.append((event.wait, event.how))
             case Transitioned():
+                self._ends = self._ends or event.status is not None
                 self._end_turn(event)
 
     def _end_turn(self, event: Transitioned) -> None:
@@ -359,6 +360,7 @@ class LiveRun:
             takes=tuple(self._takes),
             payloads=tuple(self._payloads.items()),
             begins=self._begins,
+            ends=self._ends,
             release=release,
         )
         state.moved = []

@@ -19,9 +19,9 @@ from interlock.engine.effects import Effects
 from interlock.engine.ending import Ended
 from interlock.engine.journal import Entry
 from interlock.engine.live_run import Interrupted
-from interlock.engine.moves import Calling, Chosen, Illegal, offers_of, read_move
-from interlock.engine.record import RecordDraft
-from interlock.errors import EffectFailed, InterlockError, StaleLease, StoreError
+from interlock.engine.moves import Calling, Chosen, Illegal, Move, offers_of, read_move
+from interlock.engine.record import RecordDraft, fitting
+from interlock.errors import BadInput, EffectFailed, InterlockError, StaleLease, StoreError
 from interlock.history.events import ModelReplied, MoveRefused
 from interlock.machine.limits import WINDOW_BYTES
 from interlock.machine.outcomes import EngineOutcome
@@ -60,7 +60,7 @@ class _ModelTurn:
             reply = entry.result
             assert isinstance(reply, ModelReplied)
             self.talk.replied(entry.result_seq, reply)
-            match read_move(self.run.machine.record, self.state, reply, entry.result_seq):
+            match self._fitting(read_move(self.run.machine.record, self.state, reply, entry.result_seq)):
                 case Chosen(outcome, writes):
                     return Ended(outcome, writes, origin=self._origin())
                 case Calling(calls):
@@ -70,6 +70,15 @@ class _ModelTurn:
                     self._refuse(entry, why, told)
             prompt, window = None, None
         return Ended(EngineOutcome.INVALID, why=f"no legal move: {why}")
+
+    def _fitting(self, move: Move) -> Move:
+        """The same move, unless the record's own validators refuse what it writes."""
+        if not isinstance(move, Chosen):
+            return move
+        try:
+            return Chosen(move.outcome, fitting(self.run.machine.record, self.run.values, move.writes))
+        except BadInput as wrong:
+            return Illegal(str(wrong), f"Refused: {wrong}.")
 
     async def _open_conversation(self) -> tuple[str | None, int | None]:
         """What is added to the conversation by this turn's first call: the prompt when it begins, and where the

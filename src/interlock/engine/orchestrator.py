@@ -70,8 +70,18 @@ class Orchestrator:
             await run.release()
             return True
         except Interrupted as interrupted:
-            await salvage.reload(run, str(interrupted))
+            await self._save(run, interrupted)
             return False
+
+    async def _save(self, run: LiveRun, interrupted: Interrupted) -> None:
+        """Save what is true of a refused draft. That may be refused too, when a second answer came in between."""
+        refusal: Interrupted | None = interrupted
+        while refusal is not None:
+            try:
+                await salvage.reload(run, str(refusal))
+                refusal = None
+            except Interrupted as again:
+                refusal = again
 
     def _greet(self, run: LiveRun, lease: Lease) -> None:
         """Say what is new since the run was last held."""
@@ -126,9 +136,10 @@ class Orchestrator:
             ended = await self._performed(desk, state)
             if desk.journal.unasked:
                 await desk.diverge("the handler ended without asking for what is recorded")
-        if desk.run.state.doubts and completes(desk.run, ended):
+        if (desk.run.state.doubts or desk.run.state.open) and completes(desk.run, ended):
             # Not `completed` while anything may or may not have happened.
-            await Effects(desk, 0).clear_left_behind(ask=True)
+            await Effects(desk, 0).leave_nothing_in_doubt()
+        desk.leaving = True  # what a handler's task still asks for now comes too late
         return ended
 
     async def _performed(self, desk: Desk, state: Any) -> Ended:
@@ -140,6 +151,8 @@ class Orchestrator:
             return Ended(EngineOutcome.ERROR, why=f"{type(raised).__name__}: {raised}"[:500])
 
     async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended]) -> Ended | None:
+        if task.cancelled() and not desk.stop.done():  # nobody here did it: the handler awaited what it had cancelled
+            return Ended(EngineOutcome.ERROR, why="CancelledError: the handler let a cancellation of its own out")
         if task.done() and not desk.stop.done():
             return task.result()
         stop = desk.stop.result() if desk.stop.done() else None  # as it is before the cancelling, which ends attempts

@@ -14,7 +14,7 @@ from interlock.engine.ending import Ended
 from interlock.engine.live_run import LiveRun, Write
 from interlock.engine.model_turn import prompt_text
 from interlock.engine.moves import form_of
-from interlock.engine.record import dump_field
+from interlock.engine.record import dump_field, fitting
 from interlock.errors import BadInput
 from interlock.history.events import AnswerDropped, SignalArrived, WaitEnded, WaitOpened
 from interlock.machine.outcomes import EngineOutcome
@@ -158,4 +158,4 @@ def writes_of(run: LiveRun, fields: Mapping[str, Json], seq: int, allowed: tuple
     for name, given in fields.items():
         value = dump_field(run.machine.record, name, given)
         writes.append(Write("set", name, value, at=(seq, ("fields", name)) if value == given else None))
-    return tuple(writes)
+    return fitting(run.machine.record, run.values, writes)

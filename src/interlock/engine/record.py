@@ -6,19 +6,23 @@ the turn and refused). Knows no store and no event.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
-from interlock.canonical import Json, encode
+from interlock.canonical import Json, encode, in_order
 from interlock.engine.live_run import Write
 from interlock.errors import BadInput, FrozenValue
 from interlock.machine.tools import explain
 from interlock.policy.grants import Grant
+
+R = TypeVar("R", bound=BaseModel)
 
 
 @cache
@@ -32,16 +36,25 @@ def _annotated(info: FieldInfo) -> Any:
 
 def load_field(record: type[BaseModel], name: str, value: Json) -> Any:
     """A field's stored JSON as the Python value its annotation declares."""
-    return _adapters(record)[name].validate_python(value)
+    return _adapters(record)[name].validate_python(value, by_alias=True, by_name=True)
+
+
+@cache
+def _has_sets(record: type[BaseModel], name: str) -> bool:
+    return b'"uniqueItems":true' in encode(_adapters(record)[name].json_schema())
 
 
 def dump_field(record: type[BaseModel], name: str, value: Any) -> Json:
     """A field's new value as JSON, checked against its annotation. Raises `BadInput`."""
     adapter = _adapters(record)[name]
     try:
-        return adapter.dump_python(adapter.validate_python(value), mode="json")
+        made = adapter.validate_python(value, by_alias=True, by_name=True)
+        dumped = adapter.dump_python(made, mode="json", round_trip=True)
     except ValidationError as wrong:
         raise BadInput(f"record field `{name}`: {explain(wrong)}") from None
+    except PydanticSerializationError as wrong:
+        raise BadInput(f"record field `{name}` can't be stored as JSON: {wrong}") from None
+    return in_order(made, dumped) if _has_sets(record, name) else dumped
 
 
 def field_schema(record: type[BaseModel], name: str) -> dict[str, Json]:
@@ -55,11 +68,47 @@ def field_schema(record: type[BaseModel], name: str) -> dict[str, Json]:
 def dump_record(record: type[BaseModel], values: Any) -> dict[str, Json]:
     """A whole record as JSON by field. Raises `BadInput` naming each field that doesn't fit."""
     try:
-        made = values if isinstance(values, record) else record.model_validate(values)
+        # An instance is looked at again too: pydantic lets anything be assigned to it.
+        same = isinstance(values, record)
+        given = values.model_dump(round_trip=True, by_alias=False, warnings=False) if same else values
+        made = load_record(record, given)
+        dumped: dict[str, Json] = made.model_dump(mode="json", round_trip=True, by_alias=False)
     except ValidationError as wrong:
         raise BadInput(f"{record.__name__}: {explain(wrong)}") from None
-    dumped: dict[str, Json] = made.model_dump(mode="json")
-    return dumped
+    except PydanticSerializationError as wrong:
+        raise BadInput(f"{record.__name__} can't be stored as JSON: {wrong}") from None
+    return {
+        name: in_order(getattr(made, name), value) if name in record.model_fields and _has_sets(record, name) else value
+        for name, value in dumped.items()
+    }
+
+
+def load_record(record: type[R], values: Any) -> R:
+    """A record of stored values, which go by the names of its fields. Raises `ValidationError`."""
+    return record.model_validate(values, by_alias=True, by_name=True)
+
+
+@cache
+def _has_validators(record: type[BaseModel]) -> bool:
+    rules = record.__pydantic_decorators__
+    return bool(rules.field_validators or rules.model_validators or rules.validators or rules.root_validators)
+
+
+def fitting(record: type[BaseModel], stored: Mapping[str, Json], writes: Sequence[Write]) -> tuple[Write, ...]:
+    """A turn's changes as the record's own validators leave them. Raises `BadInput` for a record they would refuse.
+
+    Only a class that has validators costs this look at the whole record.
+    """
+    if not writes or not _has_validators(record):
+        return tuple(writes)
+    whole = dict(stored)
+    for write in writes:
+        whole[write.name] = write.value if write.how == "set" else [*(whole.get(write.name) or []), *write.value]
+    made = dump_record(record, whole)
+    return tuple(
+        write if made[write.name] == whole[write.name] else replace(write, how="set", value=made[write.name], at=None)
+        for write in writes
+    )
 
 
 class Items(list[Any]):
@@ -131,14 +180,18 @@ class RecordDraft:
 
     def _append(self, name: str, items: list[Any]) -> list[Any]:
         self._grant.may_write(name)
-        dumped = dump_field(self._record, name, items)
-        self._added.setdefault(name, []).extend(dumped)
-        loaded: list[Any] = load_field(self._record, name, dumped)
-        return loaded
+        # A bound on the list is a bound on all of it, which costs a look at all of it.
+        before: list[Json] = self._current(name) if self._record.model_fields[name].metadata else []
+        whole = dump_field(self._record, name, [*before, *items])
+        if whole[: len(before)] != before:
+            raise FrozenValue(f"record list `{name}` is rearranged by its own type: assign the whole field")
+        self._added.setdefault(name, []).extend(whole[len(before) :])
+        loaded: list[Any] = load_field(self._record, name, whole)
+        return loaded[len(before) :]
 
-    # -- at the end of the turn ---------------------------------------------------------------------------------------
+    # -- at the end of the turn; no public methods: a record may have a field of any public name
 
-    def writes(self) -> list[Write]:
+    def _changes_made(self) -> list[Write]:
         """The turn's changes. Raises `FrozenValue` when a nested value was changed in place."""
         for name, value in self._fields.items():
             self._check_frozen(name, value)
@@ -148,7 +201,7 @@ class RecordDraft:
                 found = [Write("set", name, self._current(name)) if w.name == name else w for w in found]
             elif items:
                 found.append(Write("add", name, items))
-        return found
+        return list(fitting(self._record, self._stored, found))
 
     def _changes(self, name: str, value: Json) -> bool:
         return name in self._added or encode(value) != encode(self._stored.get(name))
@@ -156,7 +209,8 @@ class RecordDraft:
     def _check_frozen(self, name: str, value: Any) -> None:
         stored = self._current(name)
         nested = isinstance(stored, dict) or (
-            isinstance(stored, list) and any(isinstance(i, dict | list) for i in stored)
+            isinstance(stored, list)
+            and (not isinstance(value, Items) or any(isinstance(i, dict | list) for i in stored))
         )
         if not nested:
             return
@@ -164,6 +218,13 @@ class RecordDraft:
         if encode(dump_field(self._record, name, held)) != encode(stored):
             raise FrozenValue(f"`record.{name}` was changed in place: assign the whole field instead")
 
-    def reads(self) -> set[str]:
-        """The fields the handler looked at."""
-        return set(self._reads)
+
+def changes_of(draft: RecordDraft) -> list[Write]:
+    """What the handler changed. Raises `FrozenValue` when a nested value was changed in place, `BadInput` when the
+    record's own validators refuse what it became."""
+    return draft._changes_made()
+
+
+def fields_read(draft: RecordDraft) -> set[str]:
+    """The fields the handler looked at."""
+    return set(draft._reads)

@@ -1,7 +1,8 @@
 """Salvage: after a refused commit, take the run as the store has it and add again what is still true of the draft.
 
-Refused because of a pause or cancel (`halt`): everything but the intents, which have not started. Refused because a
-wait was closed by somebody else: only results; what followed from closing it falls away.
+Refused because of a pause or cancel (`halt`): everything but the intents, which have not started, and the run's end,
+which the turn, entered again, comes to from its journal. Refused because a wait was closed by somebody else: only
+results; what followed from closing it falls away.
 """
 
 from __future__ import annotations
@@ -38,10 +39,14 @@ async def reload(run: LiveRun, why: str) -> None:
         if why == "wait" and isinstance(event, e.WaitEnded):
             break
         kept[seq] = event
-        if _falls_with(event, unborn) or (why == "wait" and not isinstance(event, _RESULTS)):
+        if _ends_run(event) or _falls_with(event, unborn) or (why == "wait" and not isinstance(event, _RESULTS)):
             continue
         moved[seq] = _again(run, event, kept, moved)
     await run.durable()
+
+
+def _ends_run(event: e.Event) -> bool:
+    return isinstance(event, e.Transitioned) and event.status is not None
 
 
 def _falls_with(event: e.Event, unborn: set[tuple[int, int]]) -> bool:

@@ -7,7 +7,7 @@ from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
 from interlock.engine.ending import Ended
 from interlock.engine.live_run import Write
-from interlock.engine.record import dump_field
+from interlock.engine.record import dump_field, fitting
 from interlock.errors import EffectFailed, InterlockError
 from interlock.history.events import ToolReturned
 from interlock.machine.outcomes import EngineOutcome
@@ -28,7 +28,8 @@ async def use_turn(desk: Desk, state: UseState) -> Ended:
             return Ended("done", origin=origin)
         value = dump_field(run.machine.record, state.into, result.value)
         at = (entry.result_seq, ("value",)) if value == result.value else None
-        return Ended("done", (Write("set", state.into, value, at),), origin=origin)
+        writes = fitting(run.machine.record, run.values, [Write("set", state.into, value, at)])
+        return Ended("done", writes, origin=origin)
     except EffectFailed as failed:
         return Ended(failed.outcome, why=str(failed))
     except InterlockError as refused:

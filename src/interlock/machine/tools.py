@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
-from pydantic_core import PydanticUndefined
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic_core import PydanticSerializationError, PydanticUndefined
 
-from interlock.canonical import Json, fingerprint
+from interlock.canonical import Json, encode, fingerprint, in_order
 from interlock.errors import BadInput
 
 D = TypeVar("D")
@@ -91,7 +91,8 @@ class Tool(Generic[D, P, T]):
             p.name: (p.annotation, Field(PydanticUndefined if p.default is p.empty else p.default))
             for p in self.parameters
         }
-        return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid"), **columns)
+        config = ConfigDict(extra="forbid", validate_default=True)
+        return create_model(f"{self.name}_arguments", __config__=config, **columns)
 
     @cached_property
     def _result(self) -> TypeAdapter[Any]:
@@ -125,28 +126,39 @@ class Tool(Generic[D, P, T]):
     def check(self, arguments: Mapping[str, Any]) -> dict[str, Json]:
         """The arguments as they will be sent and logged. Raises `BadInput` naming each that doesn't fit."""
         try:
-            model = self._arguments.model_validate(dict(arguments))
+            model = self._read(arguments)
+            dumped: dict[str, Json] = model.model_dump(mode="json", round_trip=True)
+            self._read(dumped)  # what can't be read back is said before anything is sent
         except ValidationError as wrong:
             raise BadInput(f"{self.name}: {explain(wrong)}") from None
-        dumped: dict[str, Json] = model.model_dump(mode="json")
-        return dumped
+        except PydanticSerializationError as wrong:
+            raise BadInput(f"{self.name}: an argument can't be stored as JSON: {wrong}") from None
+        return in_order(model, dumped) if self._takes_sets else dumped
+
+    @cached_property
+    def _takes_sets(self) -> bool:
+        return b'"uniqueItems":true' in encode(self.schema)
+
+    def _read(self, arguments: Mapping[str, Any]) -> BaseModel:
+        model: BaseModel = self._arguments.model_validate(dict(arguments), by_alias=True, by_name=True)
+        return model
 
     def revive(self, arguments: Mapping[str, Json]) -> dict[str, Any]:
         """Logged arguments as the Python values the function declares."""
-        model = self._arguments.model_validate(dict(arguments))
+        model = self._read(arguments)
         return {p.name: getattr(model, p.name) for p in self.parameters}
 
     def dump(self, value: Any) -> Json:
         """A result as JSON. Raises `BadInput` for one that isn't what the function declares."""
         try:
-            return self._result.dump_python(self._result.validate_python(value), mode="json")
+            return self._result.dump_python(self._result.validate_python(value), mode="json", round_trip=True)
         except (ValidationError, ValueError, TypeError) as wrong:
             reason = explain(wrong) if isinstance(wrong, ValidationError) else str(wrong)
             raise BadInput(f"{self.name} returned what it doesn't declare: {reason}") from None
 
     def load(self, value: Json) -> T:
         """A logged result as the Python value the function declares."""
-        loaded: T = self._result.validate_python(value)
+        loaded: T = self._result.validate_python(value, by_alias=True, by_name=True)
         return loaded
 
 

@@ -11,6 +11,9 @@ from random import Random
 BASE_SECONDS = 0.5
 CAP_SECONDS = 30.0
 
+RETRY_AFTER_MAX = 30 * 86_400.0
+"""Who asks for more than a month (or for what is no number) isn't asked again."""
+
 
 def delay_seconds(attempt: int, chance: Random, retry_after: float | None = None) -> float:
     """Seconds before attempt `attempt` + 1."""

@@ -275,7 +275,8 @@ class Commit:
     """What happened to one run, as one fact. Compare-and-set on (run, worker, fence, seq = `after`).
 
     Committed again with the same `id` right after, it answers `Committed` and writes nothing. `begins`: it starts an
-    effect, and is refused while a pause or cancel lies unread. `closes`: (wait, how) closed by compare-and-set, else
+    effect, and is refused while a pause or cancel lies unread; so is one that `ends` the run by a turn's outcome, for
+    what was accepted before the end comes before it. `closes`: (wait, how) closed by compare-and-set, else
     refused. `takes`: inbox ids consumed. `release`: the lease ends with this commit.
     """
 
@@ -294,6 +295,7 @@ class Commit:
     takes: tuple[str, ...] = ()
     payloads: tuple[tuple[bytes, bytes], ...] = ()
     begins: bool = False
+    ends: bool = False
     release: bool = False
 
 

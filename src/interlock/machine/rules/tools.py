@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
+from pydantic import TypeAdapter, ValidationError
+
 from interlock.machine.rules.annotations import Unresolved, fits, resolved, shown
 from interlock.machine.rules.remark import (
     AnyDefinition,
@@ -139,10 +141,23 @@ def _schemas(tool: AnyTool) -> Iterator[str]:
             assert tool.schema
     except Exception as wrong:  # a user's own type may raise anything here
         yield f"no schema can be made of its parameters ({_first_line(wrong)}): use plain types or pydantic models"
+    for parameter in tool.parameters:
+        if parameter.default is not parameter.empty and not _default_fits(parameter):
+            yield f"`{parameter.name}` has a default that doesn't fit its type: mend either"
     try:
         assert tool.result_schema is not None
     except Exception as wrong:
         yield f"its result can't be stored as JSON ({_first_line(wrong)}): return plain types or pydantic models"
+
+
+def _default_fits(parameter: inspect.Parameter) -> bool:
+    try:
+        TypeAdapter(parameter.annotation).validate_python(parameter.default)
+    except ValidationError:
+        return False
+    except Exception:  # no schema can be made of it, and that was said
+        return True
+    return True
 
 
 def _first_line(wrong: Exception) -> str:

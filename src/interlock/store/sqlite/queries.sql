@@ -80,7 +80,7 @@ SELECT closed, due FROM wait WHERE run = ?1 AND number = ?2;
 UPDATE wait SET closed = ?3, closed_at = ?4 WHERE run = ?1 AND number = ?2 AND closed = '';
 
 -- halt_unread --
--- Does a pause or cancel lie unread? Then no effect may start.
+-- Does a pause or cancel lie unread? Then no effect may start, nor may the run end without it.
 SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND kind IN ('pause', 'cancel') LIMIT 1;
 
 -- take_item --

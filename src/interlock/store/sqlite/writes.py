@@ -134,7 +134,8 @@ class Writes:
             return Committed(bool(mail))
         if (worker, fence, seq) != (commit.worker, commit.fence, commit.after):
             return Stale()
-        if commit.begins and mail and self._run(self._sql["halt_unread"], (commit.run,)).fetchone():
+        halts = commit.begins or commit.ends
+        if halts and mail and self._run(self._sql["halt_unread"], (commit.run,)).fetchone():
             return Refused("halt")
         if commit.closes and not all(self._is_open(commit.run, wait) for wait, _ in commit.closes):
             return Refused("wait")
