@@ -25,7 +25,7 @@ from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import BadInput, KeyTaken, ShapeChanged, UnknownRun, WaitClosed
 from interlock.history import chain, payloads
-from interlock.history.events import Event, RunStarted, to_json
+from interlock.history.events import Event, RunStarted
 from interlock.history.fold import FINAL, RunState
 from interlock.machine.definition import Definition
 from interlock.machine.limits import DIMENSIONS, Amounts, Price, nanousd
@@ -176,7 +176,7 @@ class Client:
             key=key,
             by=by,
         )
-        body, large = payloads.split(to_json(event))
+        body, large = payloads.split(event)
         state = RunState()
         state.apply(1, event)
         row = RowChange(

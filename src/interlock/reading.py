@@ -12,7 +12,7 @@ from interlock.engine.live_run import account_of, cell_of, pointers_of
 from interlock.engine.mail import RESTORED
 from interlock.errors import StoreError
 from interlock.history import chain, payloads
-from interlock.history.events import Event, WaitOpened, from_json
+from interlock.history.events import Event, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
 from interlock.machine.limits import Amounts, dollars
 from interlock.store.protocol import RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
@@ -133,7 +133,7 @@ def record_values(store: Store, snapshot: Snapshot) -> dict[str, Json]:
 
 def open_wait(store: Store, row: RunRow, wait: Wait) -> OpenWait:
     (stored,) = store.events(row.number, wait.seq, wait.seq)
-    event = from_json(payloads.join(stored.body, store.payload))
+    event = payloads.event_in(stored.body, store.payload)
     assert isinstance(event, WaitOpened)
     return OpenWait(
         run=row.id,
@@ -161,7 +161,7 @@ def read_events(
 
 def _event(store: Store, stored: StoredEvent) -> Event:
     try:
-        return from_json(payloads.join(stored.body, store.payload))
+        return payloads.event_in(stored.body, store.payload)
     except (KeyError, ValueError, TypeError) as wrong:
         raise StoreError(f"event {stored.seq} can't be read: {wrong}. See `interlock verify`") from wrong
 
@@ -225,7 +225,7 @@ def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken 
     state, fetch = RunState(), partial(_proven_payload, store)
     for stored in events:
         try:
-            state.apply(stored.seq, from_json(payloads.join(stored.body, fetch)))
+            state.apply(stored.seq, payloads.event_in(stored.body, fetch))
         except (KeyError, ValueError, TypeError, StoreError) as wrong:
             return Broken(row.id, stored.seq, f"this event can't be read: {wrong}")
     for what, kept, folded in _compared(store, row, state):

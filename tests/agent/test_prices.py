@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.agent.model import Message, ModelCall, ModelRequest, Offer
-from interlock.agent.prices import input_bound, price_of, worst_cost
+from interlock.agent.prices import input_bound, price_of
 from interlock.errors import UnknownPrice
 from interlock.machine.limits import Price, nanousd
 
@@ -105,9 +105,7 @@ def test_a_learned_ratio_replaces_the_estimate() -> None:
     assert input_bound(request, "estimate", bytes_per_token=4) < input_bound(request, "estimate") < 2000
 
 
-def test_the_worst_cost_is_all_input_uncached_and_all_output_allowed() -> None:
-    request = ModelRequest("m", (Message("user", "x" * 1000),), max_tokens=500)
-    price = Price.per_million(1, 10, cached_input=0.1)
-    assert worst_cost(request, price) == input_bound(request) * 1000 + 500 * 10_000
-    dear_cache = Price.per_million(1, 10, cached_input=2)
-    assert worst_cost(request, dear_cache) == input_bound(request) * 2000 + 500 * 10_000
+def test_the_worst_cost_is_all_input_at_its_dearest_and_all_output_allowed() -> None:
+    assert Price.per_million(1, 10, cached_input=0.1).cost_max(1000, 500) == 1000 * 1000 + 500 * 10_000
+    assert Price.per_million(1, 10, cached_input=2).cost_max(1000, 500) == 1000 * 2000 + 500 * 10_000
+    assert Price.per_million(1, 10).cost_max(1000, 500) == Price.per_million(1, 10).cost(1000, 500)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from interlock.cli.demo import as_document
@@ -211,7 +212,7 @@ class TestOutcome:
                 return Part("the work itself", read_run(store, handle.id), ())
 
         part = asyncio.run(started())
-        view = replace(part.view, row=replace(part.view.row, status="completed"))
+        view = replace(part.view, row=msgspec.structs.replace(part.view.row, status="completed"))
         held = tuple((view.id, Verdict(name, True, "it held")) for name in FAULTS)
         return Outcome((replace(part, view=view),), held, ())
 

@@ -46,9 +46,9 @@ class Cable(InlineCommitter):
         self.cut = False
         self.died = asyncio.Event()
 
-    def submit(self, write: Write) -> asyncio.Future[Answer]:
+    def tell(self, write: Write, answered: Callable[[Answer], None]) -> None:
         if self.cut:
-            return asyncio.get_running_loop().create_future()
+            return
         fate = self._fail(write)
         if fate:
             if fate == "die":
@@ -57,8 +57,8 @@ class Cable(InlineCommitter):
             self.cut = True
             self._waiting.clear()
             self.died.set()
-            return asyncio.get_running_loop().create_future()
-        return super().submit(write)
+            return
+        super().tell(write, answered)
 
     def _write(self) -> None:
         if not self.cut:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from interlock import Call, Client, Machine, Turn, final, state, tool, use

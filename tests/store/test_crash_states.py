@@ -7,12 +7,13 @@ find losses, else it would prove nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from interlock.clock import ManualClock
 from interlock.errors import StoreError

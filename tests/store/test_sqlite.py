@@ -12,12 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from interlock.clock import ManualClock
 from interlock.errors import ForeignStore, NewerStore, StoreError

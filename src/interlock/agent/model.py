@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from interlock.canonical import Json, encode
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCall:
+class ModelCall(Struct, frozen=True, gc=False):
     """A tool or outcome that a model chose, with its arguments as it wrote them (a dict, or text that isn't JSON)."""
 
     id: str
@@ -21,8 +22,7 @@ class ModelCall:
     args: Json
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True, gc=False):
     """One message of a conversation. role "user": `text`. "assistant": `text` and `calls`. "tool": `text` answers the
     call `call_id` of the tool `name`."""
 
@@ -31,31 +31,26 @@ class Message:
     calls: tuple[ModelCall, ...] = ()
     call_id: str = ""
     name: str = ""
-    # UTF-8 bytes of what is sent. Counted once: a message is sent again with every turn that follows.
-    size_bytes: int = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        size = _bytes(self.text) + len(self.name)
-        size += sum(len(call.name) + len(encode(call.args)) for call in self.calls)
-        object.__setattr__(self, "size_bytes", size)
+    def size_bytes(self) -> int:
+        """UTF-8 bytes of what is sent."""
+        size = utf8_bytes(self.text) + len(self.name)
+        return size + sum([len(call.name) + len(encode(call.args)) for call in self.calls]) if self.calls else size
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True, gc=False):
     """A tool or outcome that the model may choose."""
 
     name: str
     description: str
     schema: Mapping[str, Json]
-    size_bytes: int = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        size = len(self.name) + _bytes(self.description) + len(encode(dict(self.schema)))
-        object.__setattr__(self, "size_bytes", size)
+    def size_bytes(self) -> int:
+        """UTF-8 bytes of what is sent."""
+        return len(self.name) + utf8_bytes(self.description) + len(encode(dict(self.schema)))
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(Struct, frozen=True, gc=False):
     """One question to one model. `must_choose`: the reply must be a choice among `offers`. `timeout` in seconds."""
 
     model: str
@@ -68,16 +63,16 @@ class ModelRequest:
 
     def size_bytes(self) -> int:
         """UTF-8 bytes of everything that is sent and may be billed as input, without the provider's own framing."""
-        messages = sum([message.size_bytes for message in self.messages])
-        return _bytes(self.instructions) + messages + sum([offer.size_bytes for offer in self.offers])
+        messages = sum([message.size_bytes() for message in self.messages])
+        return utf8_bytes(self.instructions) + messages + sum([offer.size_bytes() for offer in self.offers])
 
 
-def _bytes(text: str) -> int:
+def utf8_bytes(text: str) -> int:
+    """The length of a text in UTF-8; half a surrogate pair counts as it is escaped."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-@dataclass(frozen=True, slots=True)
-class ModelReply:
+class ModelReply(Struct, frozen=True, gc=False):
     """What came back. `tokens_in` includes `cached_in`."""
 
     text: str = ""

@@ -6,14 +6,16 @@ Knows no account and no engine: it answers with integers, others hold and settle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import cache, lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
-from interlock.agent.model import ModelRequest
+from msgspec import Struct
+
+from interlock.agent.model import Message, ModelRequest, Offer, utf8_bytes
 from interlock.errors import UnknownPrice
 from interlock.machine.limits import Price, nanousd
 
@@ -58,34 +60,58 @@ def price_of(
     return listed
 
 
+class Bulk(Struct, frozen=True, gc=False):
+    """What a request, or a part of one, weighs: UTF-8 `bytes`, and the tokens of `framing` that a provider may bill
+    for wrapping them."""
+
+    bytes: int = 0
+    framing: int = 0
+
+    def __add__(self, other: Bulk) -> Bulk:
+        return Bulk(self.bytes + other.bytes, self.framing + other.framing)
+
+    def __sub__(self, other: Bulk) -> Bulk:
+        return Bulk(self.bytes - other.bytes, self.framing - other.framing)
+
+    @property
+    def tokens_max(self) -> int:
+        """Tokens that it may be billed for at most, as long as a token is at least a byte and framing stays within
+        the figures above."""
+        return self.bytes + self.framing
+
+    def tokens_likely(self, bytes_per_token: float = ESTIMATED_BYTES_PER_TOKEN) -> int:
+        """Tokens that it will hardly exceed; `bytes_per_token` is better learned from settled calls of the model."""
+        # Framing follows the number of parts and not their size; the documented figures are a third of the hard ones.
+        return ceil(self.bytes / bytes_per_token) + self.framing // 3
+
+
+def bulk_of(request: ModelRequest) -> Bulk:
+    """The whole of a request."""
+    bulk = bulk_of_frame(request.instructions, request.offers)
+    return sum([bulk_of_message(message) for message in request.messages], bulk)
+
+
+def bulk_of_frame(instructions: str, offers: Sequence[Offer]) -> Bulk:
+    """A request without its messages."""
+    framing = REQUEST_TOKENS + (MESSAGE_TOKENS if instructions else 0)
+    framing += OFFERS_TOKENS + OFFER_TOKENS * len(offers) if offers else 0
+    return Bulk(utf8_bytes(instructions) + sum(offer.size_bytes() for offer in offers), framing)
+
+
+def bulk_of_message(message: Message) -> Bulk:
+    calls = len(message.calls) or bool(message.call_id)
+    return Bulk(message.size_bytes(), MESSAGE_TOKENS + CALL_TOKENS * calls)
+
+
 def input_bound(
     request: ModelRequest,
     mode: Literal["hard", "estimate"] = "hard",
     *,
     bytes_per_token: float = ESTIMATED_BYTES_PER_TOKEN,
 ) -> int:
-    """Tokens that `request` may be billed for as input.
-
-    "hard": never more, as long as a token is at least a byte and framing stays within the figures above.
-    "estimate": likely; `bytes_per_token` is better learned from settled calls of the same model.
-    """
-    if mode == "hard":
-        return request.size_bytes() + _framing(request)
-    # Framing follows the number of parts and not their size; the documented figures are a third of the hard ones.
-    return ceil(request.size_bytes() / bytes_per_token) + _framing(request) // 3
-
-
-def worst_cost(request: ModelRequest, price: Price, mode: Literal["hard", "estimate"] = "hard") -> int:
-    """Nano-dollars that one attempt of `request` may cost: its input bound uncached, and `max_tokens` of output."""
-    dearest_input = max(price.input, price.cached_input or 0)
-    return Price(dearest_input, price.output).cost(input_bound(request, mode), request.max_tokens)
-
-
-def _framing(request: ModelRequest) -> int:
-    calls = sum([len(message.calls) or bool(message.call_id) for message in request.messages])
-    messages = len(request.messages) + bool(request.instructions)
-    offers = OFFERS_TOKENS + OFFER_TOKENS * len(request.offers) if request.offers else 0
-    return REQUEST_TOKENS + MESSAGE_TOKENS * messages + CALL_TOKENS * calls + offers
+    """Tokens that `request` may be billed for as input: never more ("hard"), or hardly ("estimate")."""
+    bulk = bulk_of(request)
+    return bulk.tokens_max if mode == "hard" else bulk.tokens_likely(bytes_per_token)
 
 
 def _names(model: str) -> list[str]:

@@ -18,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from interlock.agent.model import Model, ModelCall, ModelFailed, ModelReply, ModelRequest
 from interlock.canonical import Json, encode

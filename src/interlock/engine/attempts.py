@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest
-from interlock.canonical import Json, fingerprint
+from interlock.canonical import Json, copied, fingerprint
 from interlock.engine.live_run import LiveRun, leave_evidence
 from interlock.engine.world import Offload
 from interlock.errors import BadInput, NotDone
@@ -102,7 +103,9 @@ class ModelEffect:
         )
 
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float) -> ModelReplied:
-        request = _with(self.request, hold.max_tokens, seconds)
+        request = self.request
+        if (hold.max_tokens, seconds) != (request.max_tokens, request.timeout):
+            request = replace(request, max_tokens=hold.max_tokens, timeout=seconds)
         try:
             reply = await self.model.reply(request)
         except ModelFailed as failed:
@@ -116,7 +119,7 @@ class ModelEffect:
             effect=effect,
             attempt=attempt,
             text=reply.text,
-            calls=tuple(_call_json(call) for call in reply.calls),
+            calls=tuple([_call_json(call) for call in reply.calls]),
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
             cached_in=reply.cached_in,
@@ -127,18 +130,6 @@ class ModelEffect:
 
 def _call_json(call: ModelCall) -> dict[str, Json]:
     return {"id": call.id, "name": call.name, "args": call.args}
-
-
-def _with(request: ModelRequest, max_tokens: int, seconds: float) -> ModelRequest:
-    return ModelRequest(
-        request.model,
-        request.messages,
-        request.instructions,
-        request.offers,
-        request.must_choose,
-        max_tokens,
-        seconds,
-    )
 
 
 def _price_json(price: Price) -> dict[str, int]:
@@ -230,8 +221,9 @@ class ToolEffect:
     async def _invoke(
         self, function: Callable[..., Any], call: Call[Any], late: Callable[[Any], None] | None = None
     ) -> Any:
-        arguments = self.tool.revive(deepcopy(self.args))
-        if inspect.iscoroutinefunction(function):
+        arguments = self.tool.revive(copied(self.args))
+        known = function is self.tool.function
+        if self.tool.is_async if known else inspect.iscoroutinefunction(function):
             return await function(call, **arguments)
         future = self.offload(lambda: function(call, **arguments))
         try:

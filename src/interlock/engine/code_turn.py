@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from interlock.agent.model import Message, ModelRequest, Offer
-from interlock.agent.prices import input_bound
-from interlock.canonical import fingerprint
+from interlock.agent.prices import Bulk, bulk_of
+from interlock.canonical import copied, fingerprint
 from interlock.engine.attempts import ModelEffect, ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
@@ -87,7 +87,7 @@ class CodeTurn(Turn[Any, Any]):
     def _model_effect(self, model: str, request: ModelRequest, prompt: str) -> ModelEffect:
         desk = self._desk
         digest = fingerprint(["model", model, prompt, [offer.schema for offer in request.offers]])
-        return model_effect(desk, request, digest=digest, prompt=prompt)
+        return model_effect(desk, request, bulk_of(request), digest, prompt=prompt)
 
     async def call(self, tool: Tool[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         if not any(granted.name == tool.name for granted in self._state.tools):
@@ -96,7 +96,7 @@ class CodeTurn(Turn[Any, Any]):
         entry = await self._effects.carry_out(effect)
         assert isinstance(entry.result, ToolReturned)
         self.origins.add(entry.result.origin)
-        return tool.load(deepcopy(entry.result.value))  # a handler may change what it was given
+        return tool.load(copied(entry.result.value))  # a handler may change what it was given
 
     async def sleep(self, seconds: float) -> None:
         if not seconds <= SLEEP_MAX:
@@ -112,29 +112,21 @@ class CodeTurn(Turn[Any, Any]):
         return value
 
 
-def model_effect(desk: Desk, request: ModelRequest, digest: str, **more: Any) -> ModelEffect:
-    """An effect that asks the model a request names (or the one that replaces it), at its price.
+def model_effect(desk: Desk, request: ModelRequest, bulk: Bulk, digest: str, **more: Any) -> ModelEffect:
+    """An effect that asks the model a request names (or the one that replaces it), at its price. `bulk`: the request's.
 
     Raises `EffectFailed` for a request over the window, `UnknownPrice`, `UnknownModel`.
     """
     world, machine = desk.world, desk.run.machine
     name = world.model or request.model
     if name != request.model:
-        request = ModelRequest(
-            name,
-            request.messages,
-            request.instructions,
-            request.offers,
-            request.must_choose,
-            request.max_tokens,
-            request.timeout,
-        )
+        request = replace(request, model=name)
     price = world.price_of(name, machine.prices)
-    bound = input_bound(request, "hard")
-    if bound > WINDOW_BYTES:
-        raise EffectFailed(EngineOutcome.OVERFLOW, f"{bound} bytes would be sent, the window holds {WINDOW_BYTES}")
-    likely = bound if desk.run.state.mode == "hard" else input_bound(request, "estimate")
-    return ModelEffect(world.models.find(name), request, price, digest, likely, **more)
+    if bulk.tokens_max > WINDOW_BYTES:
+        why = f"{bulk.tokens_max} bytes would be sent, the window holds {WINDOW_BYTES}"
+        raise EffectFailed(EngineOutcome.OVERFLOW, why)
+    tokens_in = bulk.tokens_max if desk.run.state.mode == "hard" else bulk.tokens_likely()
+    return ModelEffect(world.models.find(name), request, price, digest, tokens_in, **more)
 
 
 def _request(model: str, prompt: str, returns: Any, max_tokens: int, within: float) -> ModelRequest:

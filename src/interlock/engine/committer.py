@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from interlock.errors import StoreError
@@ -19,12 +20,21 @@ from interlock.store.protocol import Answer, Failed, Store, Write
 BATCH_MAX = 64
 
 
+Answered = Callable[[Answer], None]
+
+
 class Committer(Protocol):
     """Takes writes, answers them after COMMIT."""
 
-    def submit(self, write: Write) -> asyncio.Future[Answer]:
-        """Queue one write. The future never raises for the write's own fault: `Failed` is an answer."""
+    def tell(self, write: Write, answered: Answered) -> None:
+        """Queue one write. `answered` is called on this loop, also for the write's own fault: `Failed` is an answer."""
         ...
+
+    def submit(self, write: Write) -> asyncio.Future[Answer]:
+        """Queue one write, for who wants to wait for the answer."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.tell(write, lambda answer: None if future.done() else future.set_result(answer))
+        return future
 
     def close(self) -> None:
         """Write what is queued, then stop."""
@@ -39,55 +49,50 @@ def _answers(store: Store, batch: list[Write]) -> list[Answer]:
         return [Failed(error) for _ in batch]
 
 
-class InlineCommitter:
+class InlineCommitter(Committer):
     """Writes what was submitted in this tick of the loop as one batch, on the loop."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: list[tuple[Write, asyncio.Future[Answer]]] = []
+        self._waiting: list[tuple[Write, Answered]] = []
 
-    def submit(self, write: Write) -> asyncio.Future[Answer]:
-        loop = asyncio.get_running_loop()
+    def tell(self, write: Write, answered: Answered) -> None:
         if not self._waiting:
-            loop.call_soon(self._write)
-        future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((write, future))
-        return future
+            asyncio.get_running_loop().call_soon(self._write)
+        self._waiting.append((write, answered))
 
     def _write(self) -> None:
         batch, self._waiting = self._waiting, []
         answers = _answers(self._store, [write for write, _ in batch])
-        _resolve([future for _, future in batch], answers)
+        _tell([answered for _, answered in batch], answers)
 
     def close(self) -> None:
         if self._waiting:
             self._write()
 
 
-class ThreadCommitter:
+class ThreadCommitter(Committer):
     """A writer thread with group commit across runs."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: deque[tuple[Write, asyncio.Future[Answer], asyncio.AbstractEventLoop]] = deque()
+        self._waiting: deque[tuple[Write, Answered, asyncio.AbstractEventLoop]] = deque()
         self._waking: set[asyncio.AbstractEventLoop] = set()  # loops that will wake the writer in their next round
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="interlock-committer", daemon=True)
         self._thread.start()
 
-    def submit(self, write: Write) -> asyncio.Future[Answer]:
+    def tell(self, write: Write, answered: Answered) -> None:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
         if self._closing:  # nobody would ever answer
-            future.set_result(Failed(StoreError("the store is closed; nothing was written")))
-            return future
-        self._waiting.append((write, future, loop))
+            loop.call_soon(answered, Failed(StoreError("the store is closed; nothing was written")))
+            return
+        self._waiting.append((write, answered, loop))
         # Once a round: what other runs submit in this one shares the batch, and waking a thread is dear.
         if loop not in self._waking:
             self._waking.add(loop)
             loop.call_soon(self._wake_writer, loop)
-        return future
 
     def _wake_writer(self, loop: asyncio.AbstractEventLoop) -> None:
         self._waking.discard(loop)
@@ -102,16 +107,16 @@ class ThreadCommitter:
             while self._waiting:
                 self._write([self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))])
 
-    def _write(self, batch: list[tuple[Write, asyncio.Future[Answer], asyncio.AbstractEventLoop]]) -> None:
+    def _write(self, batch: list[tuple[Write, Answered, asyncio.AbstractEventLoop]]) -> None:
         answers = _answers(self._store, [write for write, _, _ in batch])
-        by_loop: dict[asyncio.AbstractEventLoop, tuple[list[asyncio.Future[Answer]], list[Answer]]] = {}
-        for (_, future, loop), answer in zip(batch, answers, strict=True):
-            futures, given = by_loop.setdefault(loop, ([], []))
-            futures.append(future)
+        by_loop: dict[asyncio.AbstractEventLoop, tuple[list[Answered], list[Answer]]] = {}
+        for (_, answered, loop), answer in zip(batch, answers, strict=True):
+            told, given = by_loop.setdefault(loop, ([], []))
+            told.append(answered)
             given.append(answer)
-        for loop, (futures, given) in by_loop.items():
+        for loop, (told, given) in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-                loop.call_soon_threadsafe(_resolve, futures, given)
+                loop.call_soon_threadsafe(_tell, told, given)
 
     def close(self) -> None:
         self._closing = True
@@ -119,7 +124,10 @@ class ThreadCommitter:
         self._thread.join()
 
 
-def _resolve(futures: list[asyncio.Future[Answer]], answers: list[Answer]) -> None:
-    for future, answer in zip(futures, answers, strict=True):
-        if not future.done():
-            future.set_result(answer)
+def _tell(told: list[Answered], answers: list[Answer]) -> None:
+    for answered, answer in zip(told, answers, strict=True):
+        try:
+            answered(answer)
+        except Exception as bug:  # one caller's must not cost the others their answers
+            context = {"message": "an answer of the store wasn't taken", "exception": bug}
+            asyncio.get_running_loop().call_exception_handler(context)

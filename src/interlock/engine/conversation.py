@@ -1,7 +1,7 @@
 """Conversation: the messages of a model state's thread, read off the log's own events, and the bound on what is sent.
 
-What a turn sees is what came before it; what happens during a turn is added by the turn itself as it goes, so that a
-turn entered again doesn't see its own future. Knows no store: it is given events.
+What a turn sees is what came before it; what happens during a turn is added by the turn itself as it goes, to a copy,
+so that a turn entered again doesn't see its own future. Knows no store: it is given events.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from interlock.agent.model import Message, ModelCall
-from interlock.agent.prices import CALL_TOKENS, MESSAGE_TOKENS
+from interlock.agent.prices import Bulk, bulk_of_message
 from interlock.canonical import Json, encode
 from interlock.history.events import (
     AttemptFailed,
@@ -30,11 +30,15 @@ def as_text(value: Json) -> str:
 
 
 class Conversation:
-    """Messages with the number of the event each stands in, oldest first. The first prompt stays for good."""
+    """Messages, oldest first, each beside the number of the event it stands in. The first prompt stays for good.
+
+    `bulk` is that of all messages, kept as they come: counting them anew each turn would cost the whole window.
+    """
 
     def __init__(self) -> None:
-        self.messages: list[tuple[int, Message]] = []
-        self.bytes = 0
+        self.messages: list[Message] = []
+        self.seqs: list[int] = []
+        self.bulk = Bulk()
         self.origins: set[str] = set()
         self._answers: dict[int, str] = {}  # effect -> the model's call it carries out
         self._open: dict[str, str] = {}  # calls of the last reply that nobody has answered: id -> name
@@ -43,8 +47,8 @@ class Conversation:
         """Read further events of this conversation."""
         for seq, event in events:
             match event:
-                case ModelCalled() if event.prompt is not None:
-                    self.said_to_model(seq, event.prompt)
+                case ModelCalled():
+                    self._called(seq, event)
                 case ModelReplied():
                     self.replied(seq, event)
                 case MoveRefused():
@@ -57,13 +61,19 @@ class Conversation:
                 case AttemptFailed() if event.final and event.effect in self._answers:
                     self._answer(seq, self._answers[event.effect], f"error: {event.message}")
 
+    def _called(self, seq: int, event: ModelCalled) -> None:
+        if event.window is not None:
+            self.start_at(event.window)
+        if event.prompt is not None:
+            self.said_to_model(seq, event.prompt)
+
     def said_to_model(self, seq: int, text: str) -> None:
         self._close_calls(seq)
         self._add(seq, Message("user", text))
 
     def replied(self, seq: int, reply: ModelReplied) -> None:
         self._close_calls(seq)
-        calls = tuple(ModelCall(str(c["id"]), str(c["name"]), c["args"]) for c in reply.calls)
+        calls = tuple([ModelCall(str(c["id"]), str(c["name"]), c["args"]) for c in reply.calls])
         self._open = {call.id: call.name for call in calls}
         self._add(seq, Message("assistant", reply.text, calls))
 
@@ -84,37 +94,35 @@ class Conversation:
             self._answer(seq, call_id, ACCEPTED)
 
     def _add(self, seq: int, message: Message) -> None:
-        self.messages.append((seq, message))
-        self.bytes += _size(message)
+        self.messages.append(message)
+        self.seqs.append(seq)
+        self.bulk += bulk_of_message(message)
 
     def copy(self) -> Conversation:
         """The same messages, to go on with in one turn."""
         twin = Conversation()
-        twin.messages, twin.bytes = list(self.messages), self.bytes
+        twin.messages, twin.seqs, twin.bulk = list(self.messages), list(self.seqs), self.bulk
         twin.origins = set(self.origins)
         twin._answers, twin._open = dict(self._answers), dict(self._open)
         return twin
 
-    def shrink(self, bytes_max: int) -> int | None:
-        """Over the bound, drop the oldest replies with all that belongs to them, down to half of it, so that the
-        prefix stays the same for many turns. The first prompt stays. Returns the event the rest starts at."""
-        if self.bytes <= bytes_max:
+    def where_to_start(self, tokens_max: int) -> int | None:
+        """Over the bound, the event to start at: the oldest replies go with all that belongs to them, down to half
+        of it, so that the prefix stays the same for many turns. The first prompt stays."""
+        if self.bulk.tokens_max <= tokens_max:
             return None
-        size, keep_from = self.bytes, None
-        for index, (seq, message) in enumerate(self.messages):
-            if index > 0 and message.role == "assistant" and size <= bytes_max // 2:
-                keep_from = (index, seq)
-                break
-            size -= _size(message) if index > 0 else 0
-        if keep_from is None:
-            return None
-        index, seq = keep_from
-        self.messages = [self.messages[0], *self.messages[index:]]
-        self.bytes = sum(_size(message) for _, message in self.messages)
-        return seq
+        size = self.bulk.tokens_max
+        for message, seq in zip(self.messages[1:], self.seqs[1:], strict=True):
+            if message.role == "assistant" and size <= tokens_max // 2:
+                return seq
+            size -= bulk_of_message(message).tokens_max
+        return None
 
-
-def _size(message: Message) -> int:
-    """What a message counts against the window: its bytes and its framing, as in `input_bound`."""
-    answered = CALL_TOKENS if message.call_id else 0
-    return message.size_bytes + MESSAGE_TOKENS + answered + CALL_TOKENS * len(message.calls)
+    def start_at(self, seq: int) -> None:
+        """Leave out what stands before a reply, but for the first prompt."""
+        roles = [message.role for message in self.messages]
+        replies = (at for at, known in enumerate(self.seqs) if at > 0 and known >= seq and roles[at] == "assistant")
+        first = next(replies, len(self.seqs))
+        for message in self.messages[1:first]:
+            self.bulk -= bulk_of_message(message)
+        del self.messages[1:first], self.seqs[1:first]

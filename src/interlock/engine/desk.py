@@ -2,7 +2,7 @@
 
 A turn may be entered several times (after a crash, a park, a takeover); each entry has a desk of its own. Stopping
 never raises into the handler, which might swallow it: the effect that stops simply doesn't return, and the
-orchestrator, told through `stop`, cancels the handler. Knows no kind of effect and no kind of state.
+orchestrator, told through `over`, cancels the handler. Knows no kind of effect and no kind of state.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from msgspec.structs import replace
 
 from interlock.engine.journal import Journal
 from interlock.engine.live_run import LiveRun
@@ -50,7 +52,8 @@ class Desk:
         self.world = world
         self.deps = deps
         self.journal = Journal(run.journal)
-        self.stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stopped: Stop | None = None
         self.parking = False
         self._broken: Broken | None = None
         self.leaving = False  # the turn is being ended: what is cancelled from now on isn't the handler's doing
@@ -60,13 +63,11 @@ class Desk:
         self._settlement: list[asyncio.Future[None]] = []
         self._sleeps: dict[str, int] = {}
 
-    def add(self, event: Event) -> int:
+    def add(self, event: Event) -> None:
         """Take in one fact, for the run and for this turn's journal."""
         if self.closed:  # a task that a handler left behind: its turn is over
             raise asyncio.CancelledError
-        seq = self.run.add(event)
-        self.journal.take_in(seq, event)
-        return seq
+        self.journal.take_in(*self.run.add(event))
 
     # -- stopping ---------------------------------------------------------------------------------------------------
 
@@ -101,9 +102,15 @@ class Desk:
         """This entry is over; whatever still runs on it changes nothing any more."""
         self.closed = True
 
+    def wind_up(self, why: object = None) -> None:
+        """There is something to see to: the handler is done, its time is up, or this entry has stopped."""
+        if not self.over.done():
+            self.over.set_result(None)
+
     def _end(self, stop: Stop) -> None:
-        if not self.stop.done():
-            self.stop.set_result(stop)
+        if self.stopped is None:
+            self.stopped = stop
+            self.wind_up()
 
     def _stop_if_idle(self) -> None:
         if self.parking and self._under_way == 0:
@@ -154,22 +161,7 @@ class Desk:
         """Open a durable wait of this turn; numbers it and names the state."""
         state = self.run.state
         number = state.waits + 1
-        self.add(
-            WaitOpened(
-                wait=number,
-                kind=event.kind,
-                why=event.why,
-                state=state.state,
-                of=event.of,
-                prompt=event.prompt,
-                outcome=event.outcome,
-                effect=event.effect,
-                digest=event.digest,
-                signal=event.signal,
-                form=event.form,
-                due=event.due,
-            )
-        )
+        self.add(replace(event, wait=number, state=state.state))
         return number
 
     # -- what was recorded ------------------------------------------------------------------------------------------
@@ -179,6 +171,8 @@ class Desk:
         only depend on recorded results, so a handler that doesn't ask has changed."""
         if self.leaving:  # a handler's clean-up: entered again, the turn wouldn't ask for it
             raise asyncio.CancelledError
+        if not self.journal.unasked:  # mostly
+            return
         for pause in (0.0, 0.0, REPLAY_SECONDS):
             if not self.journal.unasked:
                 return

@@ -24,7 +24,7 @@ from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
 from interlock.machine.tools import Tool, Way
-from interlock.policy.accounts import Admission, Hold, ended_by_warning, excess, warnings_due
+from interlock.policy.accounts import Admission, Hold, ended_by_warning, excess, warned, warnings_due
 from interlock.policy.retry import RETRY_AFTER_MAX, delay_seconds
 
 _OUTCOME_OF_FAILURE: Mapping[str, str] = {
@@ -59,9 +59,6 @@ class Effects:
             await self.desk.replayed()
         elif entry.result is not None:
             return entry
-        return await self._safely(effect, entry)
-
-    async def _safely(self, effect: Effect, entry: Entry | None) -> Entry:
         try:
             return await self._finish(effect, entry)
         except (StaleLease, Interrupted, StoreError) as broken:
@@ -71,7 +68,8 @@ class Effects:
         number = self.run.next_effect() if entry is None else entry.effect
         self.desk.at_work.add(number)
         try:
-            return await self._go_on(effect, entry or await self._try(effect, number, 1))
+            entry = entry or await self._try(effect, number, 1)
+            return entry if entry.result is not None else await self._go_on(effect, entry)
         finally:
             self.desk.at_work.discard(number)
             self.desk.wake()
@@ -107,8 +105,9 @@ class Effects:
                 await self.desk.never()
             if self.desk.leaving:  # a task that a handler left behind: the turn has ended
                 raise asyncio.CancelledError
-            await self._hand_over_if_warned()
-            if isinstance(effect, ToolEffect):
+            if warned(self.run.state):
+                await self._hand_over()
+            if isinstance(effect, ToolEffect) and (self.run.state.doubts or self.run.state.open):
                 await self.clear_left_behind(effect.name, but=number)
             hold = effect.hold(self.run)
             if isinstance(hold, Hold):
@@ -120,12 +119,10 @@ class Effects:
             else:
                 raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{effect.name} doesn't fit what the account has left")
 
-    async def _hand_over_if_warned(self) -> None:
+    async def _hand_over(self) -> None:
         if ended_by_warning(self.run.state):
             raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{self.run.state.warn_at:.0%} is spent")
         due = list(warnings_due(self.run.state))
-        if not due:
-            return
         for dimension, spent, ceiling in due:
             self.desk.add(Warned(dimension=dimension, spent=spent, ceiling=ceiling))
         share = f"{self.run.state.warn_at:.0%} of {' and '.join(_SAID[dimension] for dimension, _, _ in due)} is spent"
@@ -145,12 +142,9 @@ class Effects:
         try:
             send_before_boot = self.world.clock.boottime() + self.world.timing.send_window
             send_within_ms = int(self.world.timing.send_window * 1000)
-            if (
-                str(number) in self.run.state.doubts
-            ):  # in one commit with the repeat, so that neither is without the other
-                self.desk.add(
-                    DoubtCleared(effect=number, way=Way.KEY, happened=False, reason="done again under its key")
-                )
+            if str(number) in self.run.state.doubts:  # in one commit with the repeat: neither is without the other
+                reason = "done again under its key"
+                self.desk.add(DoubtCleared(effect=number, way=Way.KEY, happened=False, reason=reason))
             self.desk.add(effect.intent(number, attempt, hold, send_within_ms))
             entry = self.desk.journal.entries[number]
             await self.run.durable()

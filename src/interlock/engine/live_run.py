@@ -8,9 +8,11 @@ commit is in flight at a time. Knows no handler, model or tool.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from interlock.canonical import Json, decode, encode
 from interlock.engine.conversation import Conversation
@@ -26,7 +28,6 @@ from interlock.history.events import (
     Transitioned,
     WaitEnded,
     WaitOpened,
-    from_json,
     stamped,
     to_json,
 )
@@ -55,15 +56,15 @@ from interlock.store.protocol import (
 RESUBMISSIONS_MAX = 6
 
 LINGER_ROUNDS = 8
-"""From an effect's result to the next effect's intent it takes half as many rounds of the loop."""
+"""A busy loop may be late by more than `timing.linger`, before company could have come: from an effect's result to the
+next effect's intent it takes about half as many rounds of the loop."""
 
 
 class Interrupted(InterlockError):
     """The store refused a commit: somebody paused or cancelled the run, or closed a wait first. Read the mail."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True, gc=False):
     """One change of the record by a turn: set a field, or add items to a list. `at`: where the value already stands
     in the log as (event, path), so that it isn't stored again."""
 
@@ -90,7 +91,8 @@ class LiveRun:
         self._load(lease.snapshot)
         self._accounted_at = world.clock.monotonic()
         self._lease_id, self._commits = world.commit_id()[:8], 0
-        self._timer: asyncio.Handle | None = None
+        self._lingering: asyncio.Handle | None = None
+        self._flushing: asyncio.Handle | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._in_flight: Commit | None = None
         self._unsaved: list[Event] = []
@@ -106,21 +108,21 @@ class LiveRun:
         )
         self.mail: bool = row.mail
         self.inbox = list(snapshot.inbox)
-        bodies = {seq: self._join(body) for seq, body in snapshot.values.items()}
+        bodies = {seq: payloads.join(body, self.world.store.payload) for seq, body in snapshot.values.items()}
         self.state.cells = pointers_of(snapshot)
         self.values: dict[str, Json] = {
             name: value_of(pointers, lambda seq, path: walk(bodies[seq], path))
             for name, pointers in self.state.cells.items()
         }
-        self.journal: list[tuple[int, Event]] = [(s.seq, from_json(self._join(s.body))) for s in snapshot.journal]
+        self.journal: list[tuple[int, Event]] = [(s.seq, self._event_in(s.body)) for s in snapshot.journal]
         self.conversations: dict[str, Conversation] = {}
         self.talking: str | None = None  # the conversation that this turn goes on with
         self._head, self._after = row.head, row.seq
         self._effects = self.state.effects
         self._clear_draft()
 
-    def _join(self, body: bytes) -> Any:
-        return payloads.join(body, self.world.store.payload)
+    def _event_in(self, body: bytes) -> Event:
+        return payloads.event_in(body, self.world.store.payload)
 
     def _clear_draft(self) -> None:
         self._draft: list[Event] = []
@@ -146,19 +148,26 @@ class LiveRun:
         self._effects += 1
         return self._effects
 
-    def add(self, event: Event) -> int:
-        """Take in one fact; returns its event number. It is committed soon (see `soon`, `durable`)."""
-        event = stamped(event, self.now, self._active_ms(), self.state.turn)
-        seq = self.state.seq + 1
-        body, large = payloads.split(to_json(event))
+    def add(self, event: Event) -> tuple[int, Event]:
+        """Take in one fact; returns it with its number and time. It is committed soon (see `soon`, `durable`)."""
+        state = self.state
+        event = stamped(event, self.now, self._active_ms(), state.turn)
+        seq = state.seq + 1
+        body, large = payloads.split(event)
         self._head = chain.link(self._head, body)
-        self.state.apply(seq, event)
+        state.apply(seq, event)
         self._stored.append(StoredEvent(seq, body, self._head))
         self._draft.append(event)
-        self._payloads.update(large)
+        if large:
+            self._payloads.update(large)
         self.journal.append((seq, event))
-        self._follow(seq, event)
-        return seq
+        inbox = getattr(event, "inbox", None)
+        if inbox is not None:
+            self._takes.append(inbox)
+        follow = _FOLLOW.get(type(event))
+        if follow is not None:
+            follow(self, seq, event)
+        return seq, event
 
     def _active_ms(self) -> int:
         now = self.world.clock.monotonic()
@@ -170,35 +179,32 @@ class LiveRun:
         """Active milliseconds that no event has accounted for yet."""
         return int((self.world.clock.monotonic() - self._accounted_at) * 1000)
 
-    def _follow(self, seq: int, event: Event) -> None:
-        """What an event changes beside the folded state: waits, inbox, journal."""
-        inbox = getattr(event, "inbox", None)
-        if inbox is not None:
-            self._takes.append(inbox)
-        match event:
-            case ModelCalled() | ToolCalled():
-                self._begins = True
-            case WaitOpened():
-                self._opens[event.wait] = Wait(
-                    run=self.number,
-                    number=event.wait,
-                    kind=event.kind,
-                    why=event.why,
-                    seq=seq,
-                    of=event.of,
-                    signal=event.signal,
-                    due=event.due,
-                    opened_at=event.at,
-                )
-            case WaitEnded() if event.wait in self._opens:
-                self._opens[event.wait] = replace(self._opens[event.wait], closed=event.how)
-            case WaitEnded() if event.how != "decision":  # whoever decided has closed the row already
-                self._closes.append((event.wait, event.how))
-            case Transitioned():
-                self._ends = self._ends or event.status is not None
-                self._end_turn(event)
+    # What an event changes beside the folded state: waits, journal, what the commit is.
 
-    def _end_turn(self, event: Transitioned) -> None:
+    def _begin(self, seq: int, event: ModelCalled | ToolCalled) -> None:
+        self._begins = True
+
+    def _open_wait(self, seq: int, event: WaitOpened) -> None:
+        self._opens[event.wait] = Wait(
+            run=self.number,
+            number=event.wait,
+            kind=event.kind,
+            why=event.why,
+            seq=seq,
+            of=event.of,
+            signal=event.signal,
+            due=event.due,
+            opened_at=event.at,
+        )
+
+    def _end_wait(self, seq: int, event: WaitEnded) -> None:
+        if event.wait in self._opens:
+            self._opens[event.wait] = replace(self._opens[event.wait], closed=event.how)
+        elif event.how != "decision":  # whoever decided has closed the row already
+            self._closes.append((event.wait, event.how))
+
+    def _end_turn(self, seq: int, event: Transitioned) -> None:
+        self._ends = self._ends or event.status is not None
         if self.talking is not None:
             self.conversations[self.talking].extend(self.journal)
             self.talking = None
@@ -212,7 +218,7 @@ class LiveRun:
 
     def transition(self, event: Transitioned, writes: Sequence[Write]) -> None:
         """End the turn with these changes of the record."""
-        self.add(replace(event, changes=tuple(write.as_change() for write in writes)))
+        self.add(replace(event, changes=tuple([write.as_change() for write in writes])) if writes else event)
         for write in writes:
             if write.how == "set":
                 self.values[write.name] = write.value
@@ -245,13 +251,13 @@ class LiveRun:
             yield head, self.event_at(head)
         for first, last in ranges:
             for stored in self.world.store.events(self.number, first, min(last or upto, upto)):
-                yield stored.seq, from_json(self._join(stored.body))
+                yield stored.seq, self._event_in(stored.body)
 
     def history(self) -> Iterator[Event]:
         """Every event of the run, newest first, uncommitted ones included: for the rare look back."""
         yield from (event for _, event in reversed(self.drafted()))
         for stored in reversed(self.world.store.events(self.number)):
-            yield from_json(self._join(stored.body))
+            yield self._event_in(stored.body)
 
     def event_at(self, seq: int) -> Event:
         """One event of the run's log, by number."""
@@ -259,22 +265,26 @@ class LiveRun:
             if at == seq:
                 return event
         (stored,) = self.world.store.events(self.number, seq, seq)
-        return from_json(self._join(stored.body))
+        return self._event_in(stored.body)
 
     # -- committing -------------------------------------------------------------------------------------------------
 
     def soon(self) -> None:
         """What was added is committed within `timing.linger`, in company if there is any."""
-        if self._timer is None and self._in_flight is None:
-            self._timer = asyncio.get_running_loop().call_soon(self._linger, LINGER_ROUNDS)
+        if self._lingering is None:
+            later = asyncio.get_running_loop().call_later
+            self._lingering = later(self.world.timing.linger, self._lingered, self._commits, LINGER_ROUNDS)
 
-    def _linger(self, rounds: int) -> None:
-        """Wait a few rounds of the loop first: on a busy one, time alone passes before company could have come."""
-        loop = asyncio.get_running_loop()
-        if rounds > 0:
-            self._timer = loop.call_soon(self._linger, rounds - 1)
+    def _lingered(self, commits: int, rounds: int) -> None:
+        self._lingering = None
+        if not self._stored or self._in_flight is not None or self._flushing is not None:
+            return
+        if commits != self._commits:  # what lies here now came later, and may linger as long
+            self.soon()
+        elif rounds > 0:
+            self._lingering = asyncio.get_running_loop().call_soon(self._lingered, commits, rounds - 1)
         else:
-            self._timer = loop.call_later(self.world.timing.linger, self._flush)
+            self._flush()
 
     async def durable(self) -> None:
         """Return when everything added so far is committed. Raises `StaleLease`, `Interrupted`, `StoreError`."""
@@ -285,22 +295,21 @@ class LiveRun:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append((self.state.seq, waiter))
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_soon(self._flush)
+        if self._flushing is None:
+            self._flushing = loop.call_soon(self._flush)
         await waiter
 
     def _flush(self) -> None:
-        self._timer = None
+        self._flushing = None
         if self._stored and self._in_flight is None and self.broken is None:
-            self._in_flight = self._build(release=False)
-            self._submit(self._in_flight)
+            self._submit(self._build(release=False))
 
     def _submit(self, commit: Commit) -> None:
-        self.world.committer.submit(commit).add_done_callback(self._answered)
+        self._in_flight = commit
+        self.world.committer.tell(commit, self._answered)
 
-    def _answered(self, future: asyncio.Future[Answer]) -> None:
-        commit, answer = self._in_flight, future.result()
+    def _answered(self, answer: Answer) -> None:
+        commit = self._in_flight
         assert commit is not None  # only a commit in flight is answered
         match answer:
             case Committed():
@@ -354,7 +363,7 @@ class LiveRun:
             row=self._row(),
             account=account_of(state),
             at=self.now,
-            cells=tuple(cell_of(name, pointer) for name, pointer in state.moved),
+            cells=tuple([cell_of(name, pointer) for name, pointer in state.moved]) if state.moved else (),
             opens=tuple(self._opens.values()),
             closes=tuple(self._closes),
             takes=tuple(self._takes),
@@ -382,7 +391,7 @@ class LiveRun:
             turn=state.turn,
             turn_seq=state.turn_seq,
             content=state.content,
-            wake_at=min((due for _, _, _, due, *_ in state.waiting.values() if due is not None), default=None),
+            wake_at=_first_due(state) if state.waiting else None,
             deadline_at=self._deadline_at() if state.status == "ready" else None,
             live=state.live(),
         )
@@ -404,14 +413,17 @@ class LiveRun:
             await self.durable()
         if self.broken is not None:
             raise self.broken
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._leave_off()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((self.state.seq, waiter))
-        self._in_flight = self._build(release=True)
-        self._submit(self._in_flight)
+        self._submit(self._build(release=True))
         await waiter
+
+    def _leave_off(self) -> None:
+        for handle in (self._lingering, self._flushing):
+            if handle is not None:
+                handle.cancel()
+        self._lingering = self._flushing = None
 
     # -- when a commit didn't go through ----------------------------------------------------------------------------
 
@@ -425,9 +437,7 @@ class LiveRun:
         self._in_flight = None
         self.broken = None
         self._resubmitted = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._leave_off()
         self._load(snapshot)
 
     def _leave_evidence(self) -> None:
@@ -437,12 +447,25 @@ class LiveRun:
                 leave_evidence(self.world, self.id, self.fence, event)
 
 
+_FOLLOW: dict[type[Event], Callable[[LiveRun, int, Any], None]] = {
+    ModelCalled: LiveRun._begin,
+    ToolCalled: LiveRun._begin,
+    WaitOpened: LiveRun._open_wait,
+    WaitEnded: LiveRun._end_wait,
+    Transitioned: LiveRun._end_turn,
+}
+
+
 def leave_evidence(world: World, run_id: str, fence: int, event: ModelReplied | ToolReturned) -> None:
     """Leave a late result in the run's inbox: once, whoever leaves it."""
     item = InboxItem(
         id=f"{run_id}/{event.effect}/{event.attempt}/{fence}", kind="evidence", body=to_json(event), left_at=0
     )
     world.committer.submit(Leave(run=run_id, item=item, at=world.clock.now_ms()))
+
+
+def _first_due(state: RunState) -> int | None:
+    return min((due for _, _, _, due, *_ in state.waiting.values() if due is not None), default=None)
 
 
 def pointers_of(snapshot: Snapshot) -> dict[str, list[Pointer]]:

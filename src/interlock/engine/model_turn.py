@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from interlock.agent.model import ModelRequest, Offer
-from interlock.agent.prices import input_bound
+from interlock.agent.prices import Bulk, bulk_of_frame
 from interlock.canonical import Json, fingerprint
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.code_turn import model_effect
@@ -49,24 +49,26 @@ class _ModelTurn:
         self.run = desk.run
         self.state = state
         self.thread = state.thread or f"@{desk.run.state.state}"
-        self.offers = _offers(desk, state)
+        self.offers, self.frame = _offered(desk, state)
         self.effects = Effects(desk, 1 + desk.run.machine.limits.illegal_moves + state.calls)
-        self.talk = Conversation()
 
     async def decide(self) -> Ended:
-        prompt, window = await self._open_conversation()
+        before = await self.run.conversation(self.thread)
+        talk, prompt, window = self._opened(before)
         for _ in range(1 + self.run.machine.limits.illegal_moves):
-            entry = await self._ask(prompt, window)
+            entry = await self._ask(talk, prompt, window)
             reply = entry.result
             assert isinstance(reply, ModelReplied)
-            self.talk.replied(entry.result_seq, reply)
             match self._fitting(read_move(self.run.machine.record, self.state, reply, entry.result_seq)):
                 case Chosen(outcome, writes):
-                    return Ended(outcome, writes, origin=self._origin())
+                    return Ended(outcome, writes, origin=self._origin(talk))
                 case Calling(calls):
                     await self._call_all(calls)
                     return Ended("called")
                 case Illegal(why, told):
+                    talk = before.copy() if talk is before else talk
+                    talk.replied(entry.result_seq, reply)
+                    talk.refused(entry.result_seq, told)
                     self._refuse(entry, why, told)
             prompt, window = None, None
         return Ended(EngineOutcome.INVALID, why=f"no legal move: {why}")
@@ -80,40 +82,43 @@ class _ModelTurn:
         except BadInput as wrong:
             return Illegal(str(wrong), f"Refused: {wrong}.")
 
-    async def _open_conversation(self) -> tuple[str | None, int | None]:
-        """What is added to the conversation by this turn's first call: the prompt when it begins, and where the
-        window starts when it had to move."""
-        talk = await self.run.conversation(self.thread)
-        fixed = input_bound(ModelRequest("", (), self.state.instructions, self.offers))
-        window = talk.shrink(WINDOW_BYTES - fixed)
-        self.talk = talk.copy()
-        if not self.run.enters(self.thread):
-            return None, window
+    def _opened(self, before: Conversation) -> tuple[Conversation, str | None, int | None]:
+        """The conversation as this turn's first call sends it, and what that call adds: the prompt when the turn
+        begins a conversation, and where the window starts when it had to move."""
+        window = before.where_to_start(WINDOW_BYTES - self.frame.tokens_max)
+        enters = self.run.enters(self.thread)
+        if window is None and not enters:
+            return before, None, None
+        talk = before.copy()
+        if window is not None:
+            talk.start_at(window)
+        if not enters:
+            return talk, None, window
         prompt = prompt_text(self.desk, self.state.prompt, self.state.reads)
-        self.talk.said_to_model(0, prompt)
-        return prompt, window
+        talk.said_to_model(0, prompt)
+        return talk, prompt, window
 
-    async def _ask(self, prompt: str | None, window: int | None) -> Entry:
-        messages = tuple(message for _, message in self.talk.messages)
+    async def _ask(self, talk: Conversation, prompt: str | None, window: int | None) -> Entry:
         request = ModelRequest(
             model=self.state.model,
-            messages=messages,
+            messages=tuple(talk.messages),
             instructions=self.state.instructions,
             offers=self.offers,
             must_choose=True,
             max_tokens=self.state.max_tokens,
             timeout=self.state.within,
         )
-        start = self.talk.messages[1][0] if len(self.talk.messages) > 1 else 0
+        start = talk.seqs[1] if len(talk.seqs) > 1 else 0
         digest = fingerprint(["model", self.state.model, prompt, start])
         self.run.talking = self.thread
-        effect = model_effect(self.desk, request, digest, thread=self.thread, prompt=prompt, window=window)
+        effect = model_effect(
+            self.desk, request, self.frame + talk.bulk, digest, thread=self.thread, prompt=prompt, window=window
+        )
         return await self.effects.carry_out(effect)
 
     def _refuse(self, entry: Entry, why: str, told: str) -> None:
         if not entry.refused:
             self.desk.add(MoveRefused(effect=entry.effect, why=why, told=told))
-        self.talk.refused(entry.result_seq, told)
 
     async def _call_all(self, calls: tuple[tuple[str, Tool[Any, Any, Any], dict[str, Json]], ...]) -> None:
         """Carry out the calls of one reply, side by side. What a tool says against it is told to the model."""
@@ -134,20 +139,22 @@ class _ModelTurn:
             if failed.outcome != EngineOutcome.ERROR:
                 raise
 
-    def _origin(self) -> str:
+    def _origin(self, talk: Conversation) -> str:
         reads = self.run.machine.record.model_fields if self.state.reads is None else self.state.reads
-        return union([self.run.origin_of(list(reads)), *self.talk.origins, "model"])
+        return union([self.run.origin_of(list(reads)), *talk.origins, "model"])
 
 
-def _offers(desk: Desk, state: ModelState) -> tuple[Offer, ...]:
-    """Made once per state; a machine is frozen."""
-    made = _OFFERS.get(id(state))
+def _offered(desk: Desk, state: ModelState) -> tuple[tuple[Offer, ...], Bulk]:
+    """What a state offers, and what its requests weigh without their messages. Made once per state; a machine is
+    frozen."""
+    made = _OFFERED.get(id(state))
     if made is None or made[0] is not state:
-        made = _OFFERS[id(state)] = (state, offers_of(desk.run.machine.record, state))
-    return made[1]
+        offers = offers_of(desk.run.machine.record, state)
+        made = _OFFERED[id(state)] = (state, offers, bulk_of_frame(state.instructions, offers))
+    return made[1:]
 
 
-_OFFERS: dict[int, tuple[ModelState, tuple[Offer, ...]]] = {}
+_OFFERED: dict[int, tuple[ModelState, tuple[Offer, ...], Bulk]] = {}
 
 
 def prompt_text(desk: Desk, prompt: Prompt, reads: tuple[str, ...] | None = None) -> str:

@@ -95,7 +95,8 @@ class Orchestrator:
 
     async def _step(self, run: LiveRun) -> bool:
         """One turn, or as much of it as can be had now. False: there is nothing more to do here."""
-        await mail.read(run)
+        if run.mail or run.inbox:
+            await mail.read(run)
         self._close_due_waits(run)
         if run.state.status != "ready":
             return run.mail and not run.ended
@@ -121,11 +122,15 @@ class Orchestrator:
             return None
         work = self._perform(desk, ended)
         task = asyncio.create_task(work, name=f"run {run.id} state {run.state.state} turn {run.state.turn}")
+        task.add_done_callback(desk.wind_up)
+        seconds = self._seconds(run)
+        timer = asyncio.get_running_loop().call_later(seconds, desk.wind_up) if seconds is not None else None
         try:
-            either: set[asyncio.Future[Any]] = {task, desk.stop}
-            await asyncio.wait(either, timeout=self._seconds(run), return_when=asyncio.FIRST_COMPLETED)
+            await desk.over
             return await self._ending(run, desk, task)
         finally:
+            if timer is not None:
+                timer.cancel()
             desk.close()
             if not task.done():
                 task.cancel()
@@ -151,11 +156,11 @@ class Orchestrator:
             return Ended(EngineOutcome.ERROR, why=f"{type(raised).__name__}: {raised}"[:500])
 
     async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended]) -> Ended | None:
-        if task.cancelled() and not desk.stop.done():  # nobody here did it: the handler awaited what it had cancelled
+        stop = desk.stopped  # as it is before the cancelling, which ends attempts
+        if task.cancelled() and stop is None:  # nobody here did it: the handler awaited what it had cancelled
             return Ended(EngineOutcome.ERROR, why="CancelledError: the handler let a cancellation of its own out")
-        if task.done() and not desk.stop.done():
+        if task.done() and stop is None:
             return task.result()
-        stop = desk.stop.result() if desk.stop.done() else None  # as it is before the cancelling, which ends attempts
         desk.leaving = True
         await _cancel(task, self.world.timing.cancel_grace)
         match stop:

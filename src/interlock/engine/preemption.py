@@ -5,7 +5,7 @@ Adds at most what an unusable answer makes necessary; commits nothing.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from interlock.engine.desk import Desk
 from interlock.engine.ending import Ended

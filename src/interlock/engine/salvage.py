@@ -7,8 +7,9 @@ results; what followed from closing it falls away.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from interlock.canonical import Json
 from interlock.engine.live_run import LiveRun, Write
@@ -58,7 +59,8 @@ def _falls_with(event: e.Event, unborn: set[tuple[int, int]]) -> bool:
 
 def _again(run: LiveRun, event: e.Event, kept: dict[int, e.Event], moved: dict[int, int]) -> int:
     if not isinstance(event, e.Transitioned):
-        return run.add(event)
+        seq, _ = run.add(event)
+        return seq
     writes = [_write(run, change, kept, moved) for change in event.changes]
     run.transition(replace(event, changes=()), writes)
     return run.state.seq

@@ -1,50 +1,59 @@
 """Events: what happened, past tense, one frozen class each. The event body is the message; nothing repeats it.
 
-A stored event is one JSON object: `type`, `v` (the version of its type, when it isn't 1), `at` (ms since 1970, the
-store's clock), `ms` (active milliseconds since the event before, on the worker's monotonic clock), `turn`, then the
-fields below that differ from their default. So a default, once released, changes with the version only.
-Knows no store and no machine.
+A stored event is one JSON object: `type`, `at` (ms since 1970, the store's clock), `ms` (active milliseconds since the
+event before, on the worker's monotonic clock), `turn`, then the fields below that differ from their default. So a
+default, once released, never changes; nor do fields: a second version of an event is a type of its own, which an
+older interlock refuses by name. Knows no store and no machine.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from operator import attrgetter
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from functools import reduce
+from operator import or_
+from typing import Any, ClassVar, TypeVar
 
-from interlock.canonical import Json
+import msgspec
+from msgspec.structs import replace
 
-E = TypeVar("E")
+from interlock.canonical import Json, decode, encode
 
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
-def fact(kind: type[E]) -> type[E]:
-    """A dataclass that is frozen for the type checkers only: at run time a frozen one takes six times as long to make,
-    and a turn makes five, a verified log tens of thousands."""
-    return dataclass(slots=True, kw_only=True)(kind)
-
+E = TypeVar("E", bound="Event")
 
 Change = tuple[str, str, Json]
 """One change of the record: (`set` | `add`, field, value), or (`set@` | `add@`, field, [seq, path...]) where the
 value already stands in event `seq` of the same run. `add` takes a list of items to append."""
 
 
-@fact
-class Event:
-    """The root of all events."""
+def _in_snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Event(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    gc=False,
+    tag_field="type",
+    tag=_in_snake_case,
+):
+    """The root of all events. `TYPE`: the name under which a class is stored."""
 
     TYPE: ClassVar[str]
-    VERSION: ClassVar[int] = 1
 
     at: int = 0
     ms: int = 0
     turn: int = 0
 
+    def __init_subclass__(cls, **config: Any) -> None:
+        super().__init_subclass__(**config)
+        cls.TYPE = _in_snake_case(cls.__name__)
 
-@fact
-class RunStarted(Event):
-    TYPE = "run_started"
+
+class RunStarted(Event, frozen=True, kw_only=True):
     machine: str
     shape: str
     content: str
@@ -61,12 +70,10 @@ class RunStarted(Event):
     by: str = ""
 
 
-@fact
-class ModelCalled(Event):
+class ModelCalled(Event, frozen=True, kw_only=True):
     """The intent of one attempt at a model call, with what is held for it. `prompt` is what was added to the
     conversation by this call (None: nothing; the conversation so far is sent again)."""
 
-    TYPE = "model_called"
     effect: int
     digest: str
     attempt: int = 1
@@ -87,9 +94,7 @@ class ModelCalled(Event):
         return self.at + self.send_within_ms
 
 
-@fact
-class ModelReplied(Event):
-    TYPE = "model_replied"
+class ModelReplied(Event, frozen=True, kw_only=True):
     effect: int
     attempt: int = 1
     text: str = ""
@@ -101,12 +106,10 @@ class ModelReplied(Event):
     finish: str = ""
 
 
-@fact
-class ToolCalled(Event):
+class ToolCalled(Event, frozen=True, kw_only=True):
     """The intent of one attempt at a tool call. `answers` is the id of the model's call it carries out. The key it
     is sent under is `<run id>-<effect>`."""
 
-    TYPE = "tool_called"
     effect: int
     digest: str
     attempt: int = 1
@@ -124,9 +127,7 @@ class ToolCalled(Event):
         return self.at + self.send_within_ms
 
 
-@fact
-class ToolReturned(Event):
-    TYPE = "tool_returned"
+class ToolReturned(Event, frozen=True, kw_only=True):
     effect: int
     attempt: int = 1
     value: Json = None
@@ -134,12 +135,10 @@ class ToolReturned(Event):
     origin: str = "tool"
 
 
-@fact
-class AttemptFailed(Event):
+class AttemptFailed(Event, frozen=True, kw_only=True):
     """An attempt that brought no result. `sent` False: surely nothing left. `doubt`: it may have happened.
     What it is charged is provisional when `doubt` (its worst case until known)."""
 
-    TYPE = "attempt_failed"
     effect: int
     attempt: int = 1
     kind: str
@@ -152,11 +151,9 @@ class AttemptFailed(Event):
     final: bool = False  # no further attempt: the effect itself failed
 
 
-@fact
-class DoubtCleared(Event):
+class DoubtCleared(Event, frozen=True, kw_only=True):
     """`way`: repeat, key, probe, person or evidence. `happened`: it took place, with `value` as its result."""
 
-    TYPE = "doubt_cleared"
     effect: int
     way: str
     happened: bool
@@ -166,11 +163,9 @@ class DoubtCleared(Event):
     inbox: str | None = None
 
 
-@fact
-class EvidenceRecorded(Event):
+class EvidenceRecorded(Event, frozen=True, kw_only=True):
     """A result that came too late to be used. It corrects a provisional charge by `tokens` and `nanousd` (signed)."""
 
-    TYPE = "evidence_recorded"
     effect: int
     attempt: int
     value: Json = None
@@ -179,32 +174,26 @@ class EvidenceRecorded(Event):
     inbox: str | None = None
 
 
-@fact
-class ValueNoted(Event):
+class ValueNoted(Event, frozen=True, kw_only=True):
     """Time, chance or a finished sleep, as a handler was told it."""
 
-    TYPE = "value_noted"
     digest: str
     kind: str
     value: Json = None
 
 
-@fact
-class MoveRefused(Event):
+class MoveRefused(Event, frozen=True, kw_only=True):
     """What a model said that is no legal move, and what it was told."""
 
-    TYPE = "move_refused"
     effect: int
     why: str
     told: str
 
 
-@fact
-class Transitioned(Event):
+class Transitioned(Event, frozen=True, kw_only=True):
     """The end of a turn: the outcome, where it leads, and what it wrote. `status` when it ended the run.
     `counts`: the turn counts against the limit. `by`: the person whose answer this is."""
 
-    TYPE = "transitioned"
     state: str
     outcome: str
     to: str
@@ -217,12 +206,10 @@ class Transitioned(Event):
     by: str = ""
 
 
-@fact
-class WaitOpened(Event):
+class WaitOpened(Event, frozen=True, kw_only=True):
     """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, retry, sleep.
     `form`: each outcome that may be answered with the JSON schema of its fields."""
 
-    TYPE = "wait_opened"
     wait: int
     kind: str
     why: str
@@ -233,176 +220,136 @@ class WaitOpened(Event):
     effect: int | None = None
     digest: str | None = None  # of the sleep that waits
     signal: str | None = None
-    form: Mapping[str, Json] = field(default_factory=dict)
+    form: Mapping[str, Json] = {}
     due: int | None = None
 
 
-@fact
-class WaitEnded(Event):
+class WaitEnded(Event, frozen=True, kw_only=True):
     """A wait was closed, once: by `decision`, `signal`, `timer` or `cancel`."""
 
-    TYPE = "wait_ended"
     wait: int
     how: str
     outcome: str | None = None
-    fields: Mapping[str, Json] = field(default_factory=dict)
+    fields: Mapping[str, Json] = {}
     by: str = ""
     reason: str = ""
     inbox: str | None = None
 
 
-@fact
-class Warned(Event):
+class Warned(Event, frozen=True, kw_only=True):
     """Spending crossed the warning share of a ceiling."""
 
-    TYPE = "warned"
     dimension: str
     spent: int
     ceiling: int
 
 
-@fact
-class Overrun(Event):
+class Overrun(Event, frozen=True, kw_only=True):
     """An attempt settled above its hold and the account above its ceiling. The account starts nothing more."""
 
-    TYPE = "overrun"
     effect: int
     dimension: str
     excess: int
 
 
-@fact
-class Extended(Event):
-    TYPE = "extended"
+class Extended(Event, frozen=True, kw_only=True):
     more: Mapping[str, int]
     by: str
     reason: str = ""
     inbox: str | None = None
 
 
-@fact
-class Paused(Event):
-    TYPE = "paused"
+class Paused(Event, frozen=True, kw_only=True):
     by: str
     reason: str = ""
     inbox: str | None = None
 
 
-@fact
-class Resumed(Event):
+class Resumed(Event, frozen=True, kw_only=True):
     """A person let a paused or parked run go on. `released`: it had been parked by a restored store."""
 
-    TYPE = "resumed"
     by: str
     reason: str = ""
     released: bool = False
     inbox: str | None = None
 
 
-@fact
-class Cancelled(Event):
-    TYPE = "cancelled"
+class Cancelled(Event, frozen=True, kw_only=True):
     by: str
     reason: str = ""
     inbox: str | None = None
 
 
-@fact
-class SignalArrived(Event):
+class SignalArrived(Event, frozen=True, kw_only=True):
     """A signal from a system. It is kept until a wait for it takes it."""
 
-    TYPE = "signal_arrived"
     name: str
-    fields: Mapping[str, Json] = field(default_factory=dict)
+    fields: Mapping[str, Json] = {}
     by: str = ""
     inbox: str | None = None
 
 
-@fact
-class AnswerDropped(Event):
+class AnswerDropped(Event, frozen=True, kw_only=True):
     """Something left in the inbox that no longer fits what the run is doing. Kept, so that nothing said is lost."""
 
-    TYPE = "answer_dropped"
     kind: str
     body: Json = None
     why: str = ""
     inbox: str | None = None
 
 
-@fact
-class TakenOver(Event):
+class TakenOver(Event, frozen=True, kw_only=True):
     """A worker claimed a run that another still held: dead, or past its lease or deadline."""
 
-    TYPE = "taken_over"
     worker: str
     previous: str
     fence: int
     why: str
 
 
-@fact
-class ContentChanged(Event):
+class ContentChanged(Event, frozen=True, kw_only=True):
     """The machine's content (prompt, code, model, price) is another since the run's last turn."""
 
-    TYPE = "content_changed"
     content: str
 
 
-@fact
-class Diverged(Event):
+class Diverged(Event, frozen=True, kw_only=True):
     """A turn entered again no longer asked for recorded effects. `effects`: their numbers."""
 
-    TYPE = "diverged"
     effects: tuple[int, ...]
     why: str
 
 
 TYPES: dict[str, type[Event]] = {kind.TYPE: kind for kind in Event.__subclasses__()}
 
-_TUPLES = {"changes", "calls", "effects"}  # JSON has lists only; these fields are tuples
-
-
-def _columns(kind: type[Event]) -> list[tuple[str, Any]]:
-    plain = [
-        (f.name, None if f.default is MISSING else f.default) for f in fields(kind) if f.default_factory is MISSING
-    ]
-    made: list[tuple[str, Any]] = [(f.name, {}) for f in fields(kind) if f.default_factory is not MISSING]
-    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
-    return [(name, _REQUIRED if name in required else default) for name, default in [*plain, *made]]
-
-
-_REQUIRED = object()
-_COLUMNS: dict[type[Event], list[tuple[str, Any]]] = {kind: _columns(kind) for kind in TYPES.values()}
-_VALUES = {kind: attrgetter(*(name for name, _ in columns)) for kind, columns in _COLUMNS.items()}
-_TUPLES_OF = {kind: [f.name for f in fields(kind) if f.name in _TUPLES] for kind in TYPES.values()}
+_Any: Any = reduce(or_, TYPES.values())  # a union that msgspec tells apart by `type`
+_decoder = msgspec.json.Decoder(_Any)
 
 
 def stamped(event: E, at: int, ms: int, turn: int) -> E:
-    """The same event, with when it happened. Written in place: until now only its maker knows it."""
-    event.at, event.ms, event.turn = at, ms, turn  # type: ignore[attr-defined]
-    return event
+    """The same event, with when it happened."""
+    return replace(event, at=at, ms=ms, turn=turn)
 
 
 def to_json(event: Event) -> dict[str, Json]:
     """The object that is stored; fields at their default are left out."""
-    kind = type(event)
-    body: dict[str, Json] = {"type": kind.TYPE}
-    if kind.VERSION > 1:
-        body["v"] = kind.VERSION
-    for (name, default), value in zip(_COLUMNS[kind], _VALUES[kind](event), strict=True):
-        if value is not default and value != default:
-            body[name] = value
+    body: dict[str, Json] = decode(encode(event))
     return body
 
 
 def from_json(body: Mapping[str, Json]) -> Event:
-    """The event of a stored object. Raises ValueError for a type or version that this code doesn't know."""
-    values = dict(body)
-    kind = TYPES.get(values.pop("type"))
-    version = values.pop("v", 1)
-    if kind is None or version > kind.VERSION:
-        raise ValueError(f"event type {body['type']} v{version} is unknown here: written by a newer interlock")
-    for name in _TUPLES_OF[kind]:
-        if name in values:
-            values[name] = tuple(tuple(item) if name == "changes" else item for item in values[name])
-    return kind(**values)
+    """The event of a stored object. Raises ValueError for a type or fields that this code doesn't know."""
+    try:
+        event: Event = msgspec.convert(body, _Any)
+    except msgspec.ValidationError as wrong:
+        raise ValueError(f"{wrong}: written by a newer interlock, or damaged") from None
+    return event
+
+
+def from_bytes(body: bytes) -> Event:
+    """The event of stored bytes that hold no reference to a payload. Raises as `from_json` does."""
+    try:
+        event: Event = _decoder.decode(body)
+    except msgspec.DecodeError:  # also for what only the standard library reads, such as half a surrogate pair
+        return from_json(decode(body))
+    return event

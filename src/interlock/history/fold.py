@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+from msgspec import Struct
+
 from interlock.canonical import Json, encode
 from interlock.history import events as e
 from interlock.history.events import Change, Event
@@ -19,8 +21,7 @@ from interlock.machine.limits import DIMENSIONS
 FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(Struct, frozen=True, gc=False):
     """Where a record value stands in the log, and where it came from. `item` -1: the whole field."""
 
     item: int

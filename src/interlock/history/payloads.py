@@ -9,19 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from interlock.canonical import Json, decode, encode, sha256
+from interlock.history.events import Event, from_bytes, from_json, to_json
 
 INLINE_BYTES_MAX = 32 * 1024
 _KEY = "$payload"
 _MARK = b'"$payload"'
 
 
-def split(body: dict[str, Json]) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
-    """The bytes of an event body, and the payloads (digest, bytes) that were taken out of it."""
-    whole = encode(body)
+def split(event: Event) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+    """The bytes of an event, and the payloads (digest, bytes) that were taken out of it."""
+    whole = encode(event)
     if len(whole) <= INLINE_BYTES_MAX and _MARK not in whole:
         return whole, ()
     taken: dict[bytes, bytes] = {}
-    return encode({name: _shrink(value, taken) for name, value in body.items()}), tuple(taken.items())
+    return encode({name: _shrink(value, taken) for name, value in to_json(event).items()}), tuple(taken.items())
+
+
+def event_in(stored: bytes, fetch: Callable[[bytes], bytes]) -> Event:
+    """The event of stored bytes, with every reference replaced by what `fetch` returns for its digest.
+
+    Raises ValueError for what isn't an event that this code knows.
+    """
+    return from_json(join(stored, fetch)) if _MARK in stored else from_bytes(stored)
 
 
 def _shrink(value: Json, taken: dict[bytes, bytes]) -> Json:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeGuard
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 NANO = 1_000_000_000
 
@@ -13,8 +16,7 @@ WINDOW_BYTES = 96_000
 call's input, and its cost, are bounded however long the run: in hard mode one byte counts as one token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
+class Amounts(Struct, frozen=True, gc=False):
     """A quantity in each dimension that is counted. Integers: nano-dollars and milliseconds, never floats."""
 
     turns: int = 0
@@ -42,10 +44,10 @@ class Amounts:
         )
 
     def as_dict(self) -> dict[str, int]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return asdict(self)
 
 
-DIMENSIONS = tuple(f.name for f in fields(Amounts))
+DIMENSIONS = Amounts.__struct_fields__
 
 
 def nanousd(usd: float | Decimal | int) -> int:
@@ -150,3 +152,11 @@ class Price:
         cached = self.input if self.cached_input is None else self.cached_input
         total = (tokens_in - cached_in) * self.input + cached_in * cached + tokens_out * self.output
         return -(-total // 1_000_000)
+
+    def cost_max(self, tokens_in: int, tokens_out: int) -> int:
+        """Nano-dollars that one call may cost: none of its input from a cache, or all of it, whichever is dearer."""
+        return -(-(tokens_in * self.dearest_input + tokens_out * self.output) // 1_000_000)
+
+    @property
+    def dearest_input(self) -> int:
+        return self.input if self.cached_input is None else max(self.input, self.cached_input)

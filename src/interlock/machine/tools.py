@@ -79,6 +79,10 @@ class Tool(Generic[D, P, T]):
         return Way.PROBE if self.probe is not None else Way.PERSON
 
     @cached_property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    @cached_property
     def parameters(self) -> list[inspect.Parameter]:
         """Its parameters without `Call`, with resolved annotations."""
         hints = get_type_hints(self.function, include_extras=True)
@@ -128,7 +132,8 @@ class Tool(Generic[D, P, T]):
         try:
             model = self._read(arguments)
             dumped: dict[str, Json] = model.model_dump(mode="json", round_trip=True)
-            self._read(dumped)  # what can't be read back is said before anything is sent
+            if dumped != arguments:
+                self._read(dumped)  # what can't be read back is said before anything is sent
         except ValidationError as wrong:
             raise BadInput(f"{self.name}: {explain(wrong)}") from None
         except PydanticSerializationError as wrong:

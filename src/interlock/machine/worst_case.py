@@ -231,12 +231,8 @@ def _effects(machine: AnyDefinition, state: State[Any, Any, Any], price_of: Pric
 
 
 def _model_attempt(models: Iterable[str], max_tokens: int, price_of: PriceOf, tokens_in: int) -> Amounts:
-    costs = [_cost(price_of(model), tokens_in, max_tokens) for model in models]
+    costs = [price_of(model).cost_max(tokens_in, max_tokens) for model in models]
     return Amounts(calls=1, tokens=tokens_in + max_tokens, nanousd=max(costs)) if costs else Amounts()
-
-
-def _cost(price: Price, tokens_in: int, max_tokens: int) -> int:
-    return Price(max(price.input, price.cached_input or 0), price.output).cost(tokens_in, max_tokens)
 
 
 def _tool_attempt(tools: Iterable[Tool[Any, Any, Any]]) -> Amounts:

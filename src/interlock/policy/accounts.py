@@ -60,17 +60,17 @@ def hold_for_model(run: RunState, input_bound: int, max_tokens: int, price: Pric
     output = _output_that_fits(run, input_bound, max_tokens, price)
     if output >= max_tokens or (output >= OUTPUT_TOKENS_MIN and not busy):
         output = min(output, max_tokens)
-        return Hold(input_bound + output, price.cost(input_bound, output), output)
+        return Hold(input_bound + output, price.cost_max(input_bound, output), output)
     return Admission.HELD if busy else Admission.SPENT
 
 
 def _output_that_fits(run: RunState, input_bound: int, max_tokens: int, price: Price) -> int:
     by_tokens = left(run, "tokens") - input_bound
-    if by_tokens <= 0 or price.cost(input_bound, 0) > left(run, "nanousd"):
+    if by_tokens <= 0 or price.cost_max(input_bound, 0) > left(run, "nanousd"):
         return 0
     output = min(by_tokens, max_tokens)
-    if price.output and price.cost(input_bound, output) > left(run, "nanousd"):
-        output = (left(run, "nanousd") * 1_000_000 - input_bound * price.input) // price.output
+    if price.output and price.cost_max(input_bound, output) > left(run, "nanousd"):
+        output = (left(run, "nanousd") * 1_000_000 - input_bound * price.dearest_input) // price.output
     return output
 
 
@@ -95,8 +95,14 @@ def warnings_due(run: RunState) -> Iterator[tuple[str, int, int]]:
 
 def ended_by_warning(run: RunState) -> bool:
     """The warning was said, and ends: until it is extended or wraps up, nothing more starts."""
-    said = any(run.warned.get(dimension) == run.ceiling[dimension] for dimension in MONEY)
-    return run.on_warn == "end" and said and not run.wrapping
+    if run.on_warn != "end" or run.wrapping:
+        return False
+    return any(run.warned.get(dimension) == run.ceiling[dimension] for dimension in MONEY)
+
+
+def warned(run: RunState) -> bool:
+    """A warning is due, or it was said and ends: nothing starts before somebody has seen to it."""
+    return ended_by_warning(run) or next(warnings_due(run), None) is not None
 
 
 def excess(run: RunState) -> Iterator[tuple[str, int]]:

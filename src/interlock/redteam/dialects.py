@@ -7,8 +7,10 @@ Knows no socket.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from msgspec.structs import replace
 
 from interlock.agent.model import Message, ModelCall, ModelReply, ModelRequest, Offer
 from interlock.canonical import Json, decode, encode

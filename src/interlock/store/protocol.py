@@ -9,8 +9,9 @@ has a clock all workers share may use that instead.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct
 
 from interlock.canonical import Json
 from interlock.errors import Finding
@@ -19,8 +20,7 @@ from interlock.machine.limits import Amounts
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(Struct, frozen=True, gc=False):
     """One event as bytes. `hash` = SHA-256 of the hash before it and the SHA-256 of `body`."""
 
     seq: int
@@ -28,8 +28,7 @@ class StoredEvent:
     hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True, gc=False):
     """Where one value of the record stands in the log: event `seq`, at `path` (a JSON array of keys and indexes).
 
     `item` -1 is the field's whole value and replaces every earlier cell of the field; 0, 1, ... are appended items,
@@ -43,8 +42,7 @@ class Cell:
     origin: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True, gc=False):
     """What a run may use, has used, and has set aside."""
 
     ceiling: Amounts
@@ -52,8 +50,7 @@ class Account:
     held: Amounts = Amounts()
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True, gc=False):
     """A durable wait of one run. Open while `closed` is empty; `closed` says how: decision, signal, timer, cancel.
     `seq` is the event that opened it (its prompt and form stand there)."""
 
@@ -69,8 +66,7 @@ class Wait:
     closed: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class InboxItem:
+class InboxItem(Struct, frozen=True, gc=False):
     """Something left for the run's owner. `id` is unique in the store: leaving it twice leaves it once."""
 
     id: str
@@ -79,8 +75,7 @@ class InboxItem:
     left_at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
+class RunRow(Struct, frozen=True, gc=False):
     """One run as its row stands. `live` is the folded state (JSON), which the engine alone reads and writes."""
 
     number: int
@@ -108,8 +103,7 @@ class RunRow:
     account: Account
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
+class WorkerRow(Struct, frozen=True, gc=False):
     """A process that claims runs. `beat` rises while it lives; `alive` False when the OS shows it gone."""
 
     number: int
@@ -122,8 +116,7 @@ class WorkerRow:
     alive: bool | None  # None: this store can't tell
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, gc=False):
     """A run as it lives now: enough to go on, whatever the length of its history."""
 
     row: RunRow
@@ -137,8 +130,7 @@ class Snapshot:
 # -- writes -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RowChange:
+class RowChange(Struct, frozen=True, gc=False):
     """The run row's columns after a commit."""
 
     status: str  # ready, waiting, paused or final; `running` is the store's word for a held ready run
@@ -152,8 +144,7 @@ class RowChange:
     live: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True, gc=False):
     """Create a run: its row, account, cells and event 1. The same (tenant, machine, key) again answers the run that
     exists when `input_digest` is equal, `Taken` when it isn't."""
 
@@ -171,22 +162,19 @@ class Start:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True, gc=False):
     id: str
     number: int
     new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Struct, frozen=True, gc=False):
     """The key belongs to a run with other input."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(Struct, frozen=True, gc=False):
     """Register a worker. Answer: `Joined`."""
 
     name: str
@@ -195,34 +183,29 @@ class Join:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True, gc=False):
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True, gc=False):
     """A worker leaves in good order: what it still holds is released. Answer: `Done`."""
 
     worker: int
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True, gc=False):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(Struct, frozen=True, gc=False):
     """A worker lives. Answer: `Beaten`."""
 
     worker: int
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Beaten:
+class Beaten(Struct, frozen=True, gc=False):
     """`beats` of the other workers that hold runs (number -> counter); `mail`: runs held by this worker with unread
     mail; `known` False: the worker was struck off and holds nothing any more."""
 
@@ -231,8 +214,7 @@ class Beaten:
     known: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True, gc=False):
     """Lease up to `limit` runs of the given (machine, shape) pairs and raise their fences: ready ones, waiting ones
     that are due or have mail, and held ones whose holder is permitted to lose them: its OS lock is free, or its beat
     still is what `still` says (the claimant saw it stand for a whole lease), or the run's deadline has passed.
@@ -246,13 +228,12 @@ class Claim:
     machines: tuple[tuple[str, str], ...]
     limit: int
     at: int
-    still: Mapping[int, int] = field(default_factory=dict)
+    still: Mapping[int, int] = {}
     run: str | None = None
     mine: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True, gc=False):
     """A worker's right to a run. `previous` and `why` (dead, still, deadline) when it was taken from another."""
 
     worker: int
@@ -262,16 +243,14 @@ class Lease:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(Struct, frozen=True, gc=False):
     """`next_wake`: the earliest due time among runs of these machines that weren't claimable yet."""
 
     leases: tuple[Lease, ...]
     next_wake: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True, gc=False):
     """What happened to one run, as one fact. Compare-and-set on (run, worker, fence, seq = `after`).
 
     Committed again with the same `id` right after, it answers `Committed` and writes nothing. `begins`: it starts an
@@ -299,27 +278,23 @@ class Commit:
     release: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True, gc=False):
     """`mail`: something unread lies in the run's inbox."""
 
     mail: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Struct, frozen=True, gc=False):
     """Another worker holds the run, or the log is longer than this commit knows. Nothing was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True, gc=False):
     """Nothing was written: `halt` (pause or cancel unread), `wait` (closed by somebody else first)."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Struct, frozen=True, gc=False):
     """Leave something in a run's inbox. With `wait`, close that wait by compare-and-set first (`closes` says how:
     decision or signal): accepted means that this one won. A decision after the due time is refused.
 
@@ -333,25 +308,21 @@ class Leave:
     closes: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True, gc=False):
     """Durable. `held`: a worker holds the run now and will read it; else it lies until a host takes the run."""
 
     held: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Shut:
+class Shut(Struct, frozen=True, gc=False):
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(Struct, frozen=True, gc=False):
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True, gc=False):
     """This write raised; the others of its batch are not affected. `error` is a `StoreError`."""
 
     error: Exception
@@ -364,8 +335,7 @@ Answer = Started | Taken | Joined | Done | Beaten | Claimed | Committed | Stale 
 # -- the store --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RunFilter:
+class RunFilter(Struct, frozen=True, gc=False):
     """Which runs to list. Empty: all. Newest first."""
 
     machine: str | None = None
@@ -395,7 +365,7 @@ class Store(Protocol):
         """Events `first` to `last` (both included) of a run, in order."""
         ...
 
-    def runs(self, which: RunFilter = RunFilter()) -> list[RunRow]: ...
+    def runs(self, which: RunFilter = RunFilter()) -> list[RunRow]: ...  # noqa: B008 - frozen, and empty
 
     def waits(self) -> list[tuple[RunRow, Wait]]:
         """Every open wait for a person or signal, oldest first, with its run."""
