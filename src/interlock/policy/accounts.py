@@ -102,7 +102,14 @@ def ended_by_warning(run: RunState) -> bool:
 
 def warned(run: RunState) -> bool:
     """A warning is due, or it was said and ends: nothing starts before somebody has seen to it."""
-    return ended_by_warning(run) or next(warnings_due(run), None) is not None
+    for dimension in MONEY:
+        ceiling = run.ceiling[dimension]
+        if run.warned.get(dimension) == ceiling:
+            if run.on_warn == "end" and not run.wrapping:
+                return True
+        elif 0 < ceiling and run.spent[dimension] >= run.warn_at * ceiling:
+            return True
+    return False
 
 
 def excess(run: RunState) -> Iterator[tuple[str, int]]:

@@ -119,11 +119,12 @@ CREATE TRIGGER event_is_not_deleted BEFORE DELETE ON event
 BEGIN SELECT RAISE(ABORT, 'events are append-only: DELETE is refused'); END;
 
 -- REPLACE deletes the old row without firing the DELETE trigger, so an event that exists is refused before it gets there;
--- and an event only ever goes behind the last one of its run.
+-- and an event only ever goes behind the last one of its run. FAIL and not ABORT, here and in the statement that appends:
+-- ABORT would have SQLite keep a journal for each event, which costs as much as writing it.
 CREATE TRIGGER event_is_not_replaced BEFORE INSERT ON event
 WHEN EXISTS (SELECT 1 FROM event WHERE run = NEW.run AND seq >= NEW.seq)
   OR EXISTS (SELECT 1 FROM event WHERE number = NEW.number)
-BEGIN SELECT RAISE(ABORT, 'events are append-only: this one, or a later one, exists'); END;
+BEGIN SELECT RAISE(FAIL, 'events are append-only: this one, or a later one, exists'); END;
 
 -- Where each value of a run's record stands in its log: event `seq`, at `path`. `item` -1 is the field's whole value;
 -- 0, 1, ... are items appended to it. `origin`: where the value came from. Rows are small, so the key is the table.
