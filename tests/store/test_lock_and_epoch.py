@@ -200,7 +200,10 @@ def test_a_stopped_worker_is_not_dead(tmp_path: Path) -> None:
 def test_a_forked_child_doesnt_keep_its_parents_worker_alive(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     store = opened(path)
-    fork = HOLD_A_RUN.replace("print(", "child = os.fork()\nif child == 0: time.sleep(20); os._exit(0)\nprint(child, ")
+    forked = (
+        "out, into = os.pipe()\nchild = os.fork()\nif child == 0: os.write(into, b'.'); time.sleep(20); os._exit(0)\n"
+    )
+    fork = HOLD_A_RUN.replace("print(", f"{forked}os.read(out, 1)  # the child is its own by now\nprint(child, ")
     with process(fork, path) as parent:
         child, number = map(int, said(parent).split())
         parent.kill()

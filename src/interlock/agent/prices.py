@@ -114,6 +114,7 @@ def input_bound(
     return bulk.tokens_max if mode == "hard" else bulk.tokens_likely(bytes_per_token)
 
 
+@lru_cache(maxsize=512)
 def _names(model: str) -> list[str]:
     """Most exact first: "openai:m@http://h", "openai:m", "m"."""
     name = model.split("@http", 1)[0]

@@ -17,7 +17,7 @@ from typing import Protocol
 from interlock.errors import StoreError
 from interlock.store.protocol import Answer, Failed, Store, Write
 
-BATCH_MAX = 64
+BATCH_MAX = 256
 
 
 Answered = Callable[[Answer], None]

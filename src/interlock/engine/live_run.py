@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -55,10 +56,6 @@ from interlock.store.protocol import (
 
 RESUBMISSIONS_MAX = 6
 
-LINGER_ROUNDS = 8
-"""A busy loop may be late by more than `timing.linger`, before company could have come: from an effect's result to the
-next effect's intent it takes about half as many rounds of the loop."""
-
 
 class Interrupted(InterlockError):
     """The store refused a commit: somebody paused or cancelled the run, or closed a wait first. Read the mail."""
@@ -91,7 +88,7 @@ class LiveRun:
         self._load(lease.snapshot)
         self._accounted_at = world.clock.monotonic()
         self._lease_id, self._commits = world.commit_id()[:8], 0
-        self._lingering: asyncio.Handle | None = None
+        self._lingers = False
         self._flushing: asyncio.Handle | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._in_flight: Commit | None = None
@@ -150,13 +147,15 @@ class LiveRun:
 
     def add(self, event: Event) -> tuple[int, Event]:
         """Take in one fact; returns it with its number and time. It is committed soon (see `soon`, `durable`)."""
-        state = self.state
-        event = stamped(event, self.now, self._active_ms(), state.turn)
+        state, clock = self.state, self.world.clock
+        ms = int((clock.monotonic() - self._accounted_at) * 1000)
+        self._accounted_at += ms / 1000
+        event = stamped(event, clock.now_ms(), ms, state.turn)
         seq = state.seq + 1
         body, large = payloads.split(event)
-        self._head = chain.link(self._head, body)
+        self._head = head = chain.link(self._head, body)
         state.apply(seq, event)
-        self._stored.append(StoredEvent(seq, body, self._head))
+        self._stored.append(StoredEvent(seq, body, head))
         self._draft.append(event)
         if large:
             self._payloads.update(large)
@@ -168,12 +167,6 @@ class LiveRun:
         if follow is not None:
             follow(self, seq, event)
         return seq, event
-
-    def _active_ms(self) -> int:
-        now = self.world.clock.monotonic()
-        ms = int((now - self._accounted_at) * 1000)
-        self._accounted_at += ms / 1000
-        return ms
 
     def since_last_event_ms(self) -> int:
         """Active milliseconds that no event has accounted for yet."""
@@ -271,18 +264,16 @@ class LiveRun:
 
     def soon(self) -> None:
         """What was added is committed within `timing.linger`, in company if there is any."""
-        if self._lingering is None:
-            later = asyncio.get_running_loop().call_later
-            self._lingering = later(self.world.timing.linger, self._lingered, self._commits, LINGER_ROUNDS)
+        if not self._lingers:
+            self._lingers = True
+            self.world.linger.put_off(self.world.timing.linger, partial(self._lingered, self._commits))
 
-    def _lingered(self, commits: int, rounds: int) -> None:
-        self._lingering = None
+    def _lingered(self, commits: int) -> None:
+        self._lingers = False
         if not self._stored or self._in_flight is not None or self._flushing is not None:
             return
         if commits != self._commits:  # what lies here now came later, and may linger as long
             self.soon()
-        elif rounds > 0:
-            self._lingering = asyncio.get_running_loop().call_soon(self._lingered, commits, rounds - 1)
         else:
             self._flush()
 
@@ -338,10 +329,11 @@ class LiveRun:
                 self._break(StoreError(f"a commit was answered {type(answer).__name__}"))
 
     def _tell_waiters(self, upto: int) -> None:
-        told = [waiter for seq, waiter in self._waiters if seq <= upto]
-        self._waiters = [(seq, waiter) for seq, waiter in self._waiters if seq > upto]
-        for waiter in told:
-            if not waiter.done():
+        waiters, self._waiters = self._waiters, []
+        for seq, waiter in waiters:
+            if seq > upto:
+                self._waiters.append((seq, waiter))
+            elif not waiter.done():
                 waiter.set_result(None)
 
     def _break(self, error: Exception) -> None:
@@ -420,10 +412,9 @@ class LiveRun:
         await waiter
 
     def _leave_off(self) -> None:
-        for handle in (self._lingering, self._flushing):
-            if handle is not None:
-                handle.cancel()
-        self._lingering = self._flushing = None
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
 
     # -- when a commit didn't go through ----------------------------------------------------------------------------
 
@@ -477,7 +468,8 @@ def pointers_of(snapshot: Snapshot) -> dict[str, list[Pointer]]:
 
 
 def account_of(state: RunState) -> Account:
-    return Account(Amounts(**state.ceiling), Amounts(**state.spent), Amounts(**state.held))
+    # Each has the dimensions in their one order.
+    return Account(Amounts(*state.ceiling.values()), Amounts(*state.spent.values()), Amounts(*state.held.values()))
 
 
 def cell_of(name: str, pointer: Pointer) -> Cell:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from interlock.agent.model import Models
 from interlock.clock import Clock
 from interlock.engine.committer import Committer
+from interlock.engine.linger import Linger
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
 from interlock.store.protocol import Store
@@ -44,6 +45,7 @@ class World:
     offload: Offload
     timing: Timing = field(default_factory=Timing)
     model: str | None = None
+    linger: Linger = field(default_factory=Linger)
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

@@ -144,10 +144,8 @@ class RunState:
 
     def live(self) -> bytes:
         """The state as stored with the run row. The record and the account have rows of their own."""
-        body: dict[str, Json] = {}
-        for (name, empty), value in zip(_LIVE, _live_values(self), strict=True):
-            if value != empty:
-                body[name] = value
+        values = zip(_LIVE, _live_values(self), strict=True)
+        body: dict[str, Json] = {name: value for (name, empty), value in values if value != empty}
         if self.threads:
             body["threads"] = {name: thread.as_json() for name, thread in self.threads.items()}
         return encode(body)

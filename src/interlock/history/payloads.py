@@ -19,7 +19,7 @@ _MARK = b'"$payload"'
 def split(event: Event) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     """The bytes of an event, and the payloads (digest, bytes) that were taken out of it."""
     whole = encode(event)
-    if len(whole) <= INLINE_BYTES_MAX and _MARK not in whole:
+    if len(whole) <= INLINE_BYTES_MAX and not _marked(whole):
         return whole, ()
     taken: dict[bytes, bytes] = {}
     return encode({name: _shrink(value, taken) for name, value in to_json(event).items()}), tuple(taken.items())
@@ -30,7 +30,11 @@ def event_in(stored: bytes, fetch: Callable[[bytes], bytes]) -> Event:
 
     Raises ValueError for what isn't an event that this code knows.
     """
-    return from_json(join(stored, fetch)) if _MARK in stored else from_bytes(stored)
+    return from_json(join(stored, fetch)) if _marked(stored) else from_bytes(stored)
+
+
+def _marked(body: bytes) -> bool:
+    return b"$" in body and _MARK in body  # one byte is found several times as fast
 
 
 def _shrink(value: Json, taken: dict[bytes, bytes]) -> Json:

@@ -40,7 +40,7 @@ class Hold:
 def usable(run: RunState, dimension: str) -> int:
     """The part of a ceiling that may be used now: all of it when wrapping up, else less the reserve."""
     ceiling = run.ceiling[dimension]
-    return ceiling if run.wrapping else ceiling - int(ceiling * run.reserve)
+    return ceiling if run.wrapping or not run.reserve else ceiling - int(ceiling * run.reserve)
 
 
 def left(run: RunState, dimension: str) -> int:
@@ -107,7 +107,7 @@ def warned(run: RunState) -> bool:
         if run.warned.get(dimension) == ceiling:
             if run.on_warn == "end" and not run.wrapping:
                 return True
-        elif 0 < ceiling and run.spent[dimension] >= run.warn_at * ceiling:
+        elif ceiling > 0 and run.spent[dimension] >= run.warn_at * ceiling:
             return True
     return False
 

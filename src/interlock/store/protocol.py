@@ -1,7 +1,7 @@
 """The store, as the engine sees it: one way in (`write`, a batch of frozen values, one answer each) and a few reads.
 
-A write is atomic by itself; a batch shares one transaction when all goes well, and is redone one by one when any of
-it raises, so that a bad write can't fail a stranger's. An answer is given only after COMMIT. A store decides nothing
+A write is atomic by itself; a batch shares one transaction when all goes well, and is redone in parts when any of it
+raises, so that a bad write can't fail a stranger's. An answer is given only after COMMIT. A store decides nothing
 about machines: it compares, it writes, it answers. Times are ms since 1970 and come in with the write; a store that
 has a clock all workers share may use that instead.
 """

@@ -1,7 +1,7 @@
 """SqliteStore: one file, one connection that writes, one that reads, and the locks and mark beside it.
 
-A batch is one transaction under the writer's lock; if any write of it raises, each is redone in its own. An answer is
-given after COMMIT. What a write means is in `writes` and `claims`; here is only when it lasts.
+A batch is one transaction under the writer's lock; if any write of it raises, its halves are redone on their own. An
+answer is given after COMMIT. What a write means is in `writes` and `claims`; here is only when it lasts.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class SqliteStore:
         except Exception as wrong:
             if len(batch) == 1:
                 return [Failed(explain(self.path, wrong))]
-        return [answer for write in batch for answer in self._together([write])]
+        half = len(batch) // 2
+        return [*self._together(batch[:half]), *self._together(batch[half:])]
 
     def _transaction(self, batch: Sequence[Write]) -> list[Answer]:
         with self._transacting() as writes:
