@@ -162,7 +162,7 @@ class Effects:
             # A worker that slept past this moment must not send: somebody may be clearing the doubt by now.
             if self.world.clock.boottime() >= send_before_boot:
                 raise AttemptError("unsent", "too late to send", True, happened=False, billed=False)
-            async with asyncio.timeout(effect.timeout):
+            with self.run.alarms.within(effect.timeout):
                 result = await effect.perform(self.run, entry.effect, entry.intent.attempt, hold, effect.timeout)
         except TimeoutError:
             late = AttemptError("timeout", f"no answer within {effect.timeout:g} s", True)

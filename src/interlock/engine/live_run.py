@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from interlock.canonical import Json, decode, encode
+from interlock.engine.alarms import Alarms
 from interlock.engine.conversation import Conversation
 from interlock.engine.world import World
 from interlock.errors import InterlockError, StaleLease, StoreError
@@ -87,6 +88,7 @@ class LiveRun:
         self.fence = lease.fence
         self._load(lease.snapshot)
         self._accounted_at = world.clock.monotonic()
+        self.alarms = Alarms()
         self._lease_id, self._commits = world.commit_id()[:8], 0
         self._lingers = False
         self._flushing: asyncio.Handle | None = None

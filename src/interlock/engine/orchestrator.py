@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import Any
 
 from interlock.engine import mail, salvage
@@ -61,6 +62,8 @@ class Orchestrator:
                 pass
         except StaleLease:
             return  # another worker has it; nothing of ours was written
+        finally:
+            run.alarms.close()
 
     async def _released(self, run: LiveRun) -> bool:
         """Turn after turn, then give the lease back. False: a commit was refused, and what it said was saved."""
@@ -124,13 +127,12 @@ class Orchestrator:
         task = asyncio.create_task(work, name=f"run {run.id} state {run.state.state} turn {run.state.turn}")
         task.add_done_callback(desk.wind_up)
         seconds = self._seconds(run)
-        timer = asyncio.get_running_loop().call_later(seconds, desk.wind_up) if seconds is not None else None
+        alarm = run.alarms.set(inf if seconds is None else seconds, desk.wind_up)
         try:
             await desk.over
             return await self._ending(run, desk, task)
         finally:
-            if timer is not None:
-                timer.cancel()
+            run.alarms.clear(alarm)
             desk.close()
             if not task.done():
                 task.cancel()
