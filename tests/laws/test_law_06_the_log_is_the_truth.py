@@ -168,7 +168,7 @@ TAMPERINGS = {
     "the state": ("UPDATE run SET state = 'code'", "run row"),
     "the status": ("UPDATE run SET status = 'failed'", "status"),
     "the turn": ("UPDATE run SET turn = turn + 1", "run row"),
-    "the live state": ("UPDATE run SET live = replace(live, '\"turn\":', '\"turn\": ')", "live state"),
+    "the live state": ("UPDATE run SET live = replace(live, '[', '[ ')", "live state"),
     "a cell's place": ("UPDATE cell SET seq = 1, path = '[\"record\",\"count\"]' WHERE field = 'count'", "record"),
     "a cell's origin": ("UPDATE cell SET origin = 'user' WHERE field = 'text'", "record"),
     "a cell removed": ("DELETE FROM cell WHERE field = 'inner'", "record"),

@@ -24,7 +24,7 @@ from interlock.store.sqlite import RESTORED, SqliteStore
 from interlock.store.sqlite.locks import WriterLock
 from tests.store.author import MACHINE, NOW, Author, begin, claim, join, leave, running, status
 
-COMMITS = 200
+COMMITS = 600
 ROOT = Path(__file__).parents[2]
 
 

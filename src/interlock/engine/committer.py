@@ -12,8 +12,10 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
+from interlock.engine.rounds import call_each
 from interlock.errors import StoreError
 from interlock.store.protocol import Answer, Failed, Store, Write
 
@@ -125,9 +127,4 @@ class ThreadCommitter(Committer):
 
 
 def _tell(told: list[Answered], answers: list[Answer]) -> None:
-    for answered, answer in zip(told, answers, strict=True):
-        try:
-            answered(answer)
-        except Exception as bug:  # one caller's must not cost the others their answers
-            context = {"message": "an answer of the store wasn't taken", "exception": bug}
-            asyncio.get_running_loop().call_exception_handler(context)
+    call_each(partial(answered, answer) for answered, answer in zip(told, answers, strict=True))

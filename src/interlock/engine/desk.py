@@ -102,7 +102,7 @@ class Desk:
         """This entry is over; whatever still runs on it changes nothing any more."""
         self.closed = True
 
-    def wind_up(self, why: object = None) -> None:
+    def wind_up(self) -> None:
         """There is something to see to: the handler is done, its time is up, or this entry has stopped."""
         if not self.over.done():
             self.over.set_result(None)

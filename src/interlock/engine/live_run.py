@@ -90,8 +90,7 @@ class LiveRun:
         self._accounted_at = world.clock.monotonic()
         self.alarms = Alarms()
         self._lease_id, self._commits = world.commit_id()[:8], 0
-        self._lingers = False
-        self._flushing: asyncio.Handle | None = None
+        self._lingers = self._flushes = False
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._in_flight: Commit | None = None
         self._unsaved: list[Event] = []
@@ -268,11 +267,11 @@ class LiveRun:
         """What was added is committed within `timing.linger`, in company if there is any."""
         if not self._lingers:
             self._lingers = True
-            self.world.linger.put_off(self.world.timing.linger, partial(self._lingered, self._commits))
+            self.world.rounds.put_off(self.world.timing.linger, partial(self._lingered, self._commits))
 
     def _lingered(self, commits: int) -> None:
         self._lingers = False
-        if not self._stored or self._in_flight is not None or self._flushing is not None:
+        if not self._stored or self._in_flight is not None or self._flushes:
             return
         if commits != self._commits:  # what lies here now came later, and may linger as long
             self.soon()
@@ -285,15 +284,15 @@ class LiveRun:
             raise self.broken
         if not self._stored and self._in_flight is None:
             return
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((self.state.seq, waiter))
-        if self._flushing is None:
-            self._flushing = loop.call_soon(self._flush)
+        if not self._flushes:
+            self._flushes = True
+            self.world.rounds.next(self._flush)
         await waiter
 
     def _flush(self) -> None:
-        self._flushing = None
+        self._flushes = False
         if self._stored and self._in_flight is None and self.broken is None:
             self._submit(self._build(release=False))
 
@@ -407,16 +406,10 @@ class LiveRun:
             await self.durable()
         if self.broken is not None:
             raise self.broken
-        self._leave_off()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((self.state.seq, waiter))
         self._submit(self._build(release=True))
         await waiter
-
-    def _leave_off(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
 
     # -- when a commit didn't go through ----------------------------------------------------------------------------
 
@@ -430,7 +423,6 @@ class LiveRun:
         self._in_flight = None
         self.broken = None
         self._resubmitted = 0
-        self._leave_off()
         self._load(snapshot)
 
     def _leave_evidence(self) -> None:

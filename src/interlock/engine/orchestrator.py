@@ -125,7 +125,6 @@ class Orchestrator:
             return None
         work = self._perform(desk, ended)
         task = asyncio.create_task(work, name=f"run {run.id} state {run.state.state} turn {run.state.turn}")
-        task.add_done_callback(desk.wind_up)
         seconds = self._seconds(run)
         alarm = run.alarms.set(inf if seconds is None else seconds, desk.wind_up)
         try:
@@ -138,6 +137,12 @@ class Orchestrator:
                 task.cancel()
 
     async def _perform(self, desk: Desk, ended: Ended | None) -> Ended:
+        try:
+            return await self._to_its_end(desk, ended)
+        finally:
+            desk.wind_up()
+
+    async def _to_its_end(self, desk: Desk, ended: Ended | None) -> Ended:
         state = desk.run.machine.row(desk.run.state.state).state
         if ended is None:
             ended = await self._performed(desk, state)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from interlock.agent.model import Models
 from interlock.clock import Clock
 from interlock.engine.committer import Committer
-from interlock.engine.linger import Linger
+from interlock.engine.rounds import Rounds
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
 from interlock.store.protocol import Store
@@ -45,7 +45,7 @@ class World:
     offload: Offload
     timing: Timing = field(default_factory=Timing)
     model: str | None = None
-    linger: Linger = field(default_factory=Linger)
+    rounds: Rounds = field(default_factory=Rounds)
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

@@ -6,7 +6,7 @@ stored rows with. Knows no store, clock or machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -30,16 +30,12 @@ class Pointer(Struct, frozen=True, gc=False):
     origin: str = ""
 
 
-@dataclass(slots=True)
-class Conversation:
+class Conversation(Struct, array_like=True):
     """Which stretches of the log are one conversation: `[first, last]` event numbers, `last` 0 while it goes on.
     `head` is the event with its first prompt, which is always sent."""
 
     head: int
     ranges: list[list[int]]
-
-    def as_json(self) -> Json:
-        return [self.head, self.ranges]
 
 
 def _zeros() -> dict[str, int]:
@@ -143,36 +139,24 @@ class RunState:
     # -- the live state -----------------------------------------------------------------------------------------------
 
     def live(self) -> bytes:
-        """The state as stored with the run row. The record and the account have rows of their own."""
-        values = zip(_LIVE, _live_values(self), strict=True)
-        body: dict[str, Json] = {name: value for (name, empty), value in values if value != empty}
-        if self.threads:
-            body["threads"] = {name: thread.as_json() for name, thread in self.threads.items()}
-        return encode(body)
+        """The state as stored with the run row: its values in the order of `LIVE`, without their names, for it is
+        rewritten with every commit. The record and the account have rows of their own."""
+        return encode(_live_values(self))
 
     @classmethod
-    def revive(
-        cls, live: Mapping[str, Json], account: tuple[dict[str, int], dict[str, int], dict[str, int]]
-    ) -> RunState:
-        """The state that `live` was made of. `account` is (ceiling, spent, held). Cells are filled in by the caller."""
-        values = {name: value for name, value in live.items() if name != "threads"}
-        threads = {name: Conversation(head, ranges) for name, (head, ranges) in live.get("threads", {}).items()}
+    def revive(cls, live: Json, account: tuple[dict[str, int], dict[str, int], dict[str, int]]) -> RunState:
+        """The state that `live` was made of, also by an older interlock, which knew fewer values. `account` is
+        (ceiling, spent, held). Cells are filled in by the caller."""
+        values = dict(zip(LIVE, live, strict=False))
+        values["threads"] = {name: Conversation(*known) for name, known in values["threads"].items()}
         ceiling, spent, held = account
-        return cls(**values, threads=threads, ceiling=ceiling, spent=spent, held=held)
+        return cls(**values, ceiling=ceiling, spent=spent, held=held)
 
 
-_NOT_LIVE = {"ceiling", "spent", "held", "threads", "cells", "moved"}
-
-
-def _live_columns() -> Iterator[tuple[str, Any]]:
-    fresh = RunState()
-    for name in RunState.__dataclass_fields__:
-        if name not in _NOT_LIVE:
-            yield name, getattr(fresh, name)
-
-
-_LIVE = list(_live_columns())
-_live_values = attrgetter(*(name for name, _ in _LIVE))
+_ROWS_OF_THEIR_OWN = {"ceiling", "spent", "held", "cells", "moved"}
+LIVE = tuple(name for name in RunState.__dataclass_fields__ if name not in _ROWS_OF_THEIR_OWN)
+"""What of the state is stored with the run row. A new value goes to the end of it."""
+_live_values = attrgetter(*LIVE)
 
 
 # -- what each event changes -----------------------------------------------------------------------------------------
