@@ -186,13 +186,19 @@ def ended(process: subprocess.Popen[str]) -> Done:
     return Done(process.returncode, out or "", err or "")
 
 
-def interrupted(process: subprocess.Popen[str], word: str, sign: signal.Signals = signal.SIGINT) -> Done:
-    """Send a signal once the program has said `word`."""
+def until_it_says(process: subprocess.Popen[str], word: str) -> str:
+    """What a program has written to its output when it has written `word`."""
     assert process.stdout is not None
     give_up = time.monotonic() + 30
     said = ""
     while word not in said and time.monotonic() < give_up:
         said += process.stdout.readline()
+    return said
+
+
+def interrupted(process: subprocess.Popen[str], word: str, sign: signal.Signals = signal.SIGINT) -> Done:
+    """Send a signal once the program has said `word`."""
+    said = until_it_says(process, word)
     process.send_signal(sign)
     done = ended(process)
     return Done(done.code, said + done.out, done.err)

@@ -16,29 +16,114 @@ import pytest
 
 from interlock.clock import SystemClock
 from interlock.store.sqlite import SqliteStore
-from tests.cli.terminal import SRC, Terminal, ended, interrupted
+from tests.cli.terminal import SRC, Done, Terminal, ended, interrupted, until_it_says
 
 
-def test_ctrl_c_while_a_run_works_says_how_to_go_on(terminal: Terminal) -> None:
+LOADS_SLOWLY = """
+import sys, time
+
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "pydantic_ai.direct":
+            print("loading the client", flush=True)
+            time.sleep(0.5)
+
+
+sys.meta_path.insert(0, Slow())
+"""
+
+BLOCKS = """
+@state(within=60)
+async def block(turn: Turn[Note]) -> Literal["done"]:
+    import time
+    print("blocked", flush=True)
+    time.sleep(60)
+    return "done"
+
+
+blocker = Machine("blocker", Note, limits=Limits(turns=3), table={
+    "block": block.then({"done": "closed"}), "closed": final("completed"),
+})
+"""
+
+
+def test_ctrl_c_while_a_run_works_says_at_once_what_it_does_and_then_how_to_go_on(terminal: Terminal) -> None:
     process = terminal.begin("run", terminal.target("sleeper"), "--input", '{"name": "20"}')
     done = interrupted(process, "started")
-    assert done.code == 130, done
-    assert done.err.strip().count("\n") == 0 and "nothing is lost" in done.err and "Traceback" not in done.err
-    run = done.err.split("--run ")[1].split()[0]
-    shown = terminal.shown(run)
-    assert shown["status"] == "ready" and terminal.here("verify").code == 0
+    assert done.code == 130 and "Traceback" not in done.err, done
+    first, last = done.err.splitlines()
+    assert first == "interlock: interrupted: finishing the turn, 3 s at most; Ctrl-C again stops at once"
+    assert last.startswith("interlock: interrupted; nothing is lost: interlock run ")
+    assert terminal.shown(named_in(last))["status"] == "ready" and terminal.here("verify").code == 0
+
+
+def named_in(line: str) -> str:
+    """The run that a line says how to go on with."""
+    return line.split("--run ")[1].split()[0]
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once_and_still_says_how_to_go_on(terminal: Terminal) -> None:
+    process = terminal.begin("run", terminal.target("sleeper"), "--input", '{"name": "20"}')
+    until_it_says(process, "started")
+    press_twice(process)
+    pressed = time.monotonic()
+    done = ended(process)
+    assert time.monotonic() - pressed < 2, "the turn had 3 s to finish in"
+    gone_on_with(terminal, done, "sleeper")
+
+
+def test_a_second_ctrl_c_ends_a_run_whose_code_blocks_its_loop(terminal: Terminal) -> None:
+    terminal.file.write_text(terminal.file.read_text() + BLOCKS)
+    process = terminal.begin("run", terminal.target("blocker"), "--input", '{"name": "a"}')
+    until_it_says(process, "blocked")
+    press_twice(process)
+    gone_on_with(terminal, ended(process), "blocker")
+
+
+def press_twice(process: subprocess.Popen[str]) -> None:
+    """Each Ctrl-C is heard on its own: two that come before Python looks would be one."""
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    assert "Ctrl-C again stops at once" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+
+
+def gone_on_with(terminal: Terminal, done: Done, machine: str) -> None:
+    """It was ended with one line, nothing is lost, and another worker may take the run at once."""
+    assert done.code == 130 and "Traceback" not in done.err, done
+    (line,) = done.err.splitlines()
+    run = named_in(line)
+    assert "nothing is lost" in line and terminal.shown(run)["status"] in ("ready", "running")
+    assert terminal.here("verify").code == 0
+    assert terminal.here("cancel", run, "--yes").code == 0
+    assert terminal.here("run", terminal.target(machine), "--run", run, "--json").json["status"] == "cancelled"
+
+
+def test_ctrl_c_while_a_run_loads_makes_no_run(terminal: Terminal) -> None:
+    """Loading the client of a provider takes over a second, in which nothing was begun."""
+    terminal.file.write_text(LOADS_SLOWLY + terminal.file.read_text())
+    model = ["--model", "openai:m@http://127.0.0.1:9/v1", "--price", "1,1"]
+    process = terminal.begin("run", terminal.target("thinker"), "--input", '{"name": "a"}', *model)
+    done = interrupted(process, "loading the client")
+    assert done.code == 130 and done.err == "interlock: interrupted\n", done
+    assert not list(terminal.folder.glob("runs.db*"))
 
 
 @pytest.mark.parametrize("after", [0.2, 0.45, 0.7, 1.0])
-def test_ctrl_c_at_any_moment_is_one_line(terminal: Terminal, after: float) -> None:
+def test_ctrl_c_at_any_moment_leaves_no_run_that_it_does_not_name(terminal: Terminal, after: float) -> None:
     process = terminal.begin("run", terminal.target("sleeper"), "--input", '{"name": "20"}')
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     done = ended(process)
     if done.code == -signal.SIGINT and "interlock/cli" not in done.err:
         pytest.skip("Python itself had not begun with us")
-    assert done.code == 130 and done.err.startswith("interlock: interrupted") and done.err.count("\n") == 1, done
+    lines = done.err.splitlines()
+    assert done.code == 130 and all(line.startswith("interlock: interrupted") for line in lines), done
+    assert len(lines) <= 2, "what it does, and how to go on"
     if (terminal.folder / "runs.db").exists():
+        runs = [each["run"] for each in terminal.here("runs", "--json").json["runs"]]
+        assert [run[:4] for run in runs] == ([named_in(lines[-1])] if runs else [])
         assert terminal.here("verify").code == 0
 
 

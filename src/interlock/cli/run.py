@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from interlock.agent.providers import ProviderModels
 from interlock.bootstrap import open_store
 from interlock.canonical import Json
 from interlock.cli import inputs, target
+from interlock.cli.interruptions import Interruptions
 from interlock.cli.log import plain
 from interlock.cli.options import Misuse, foreign_output_aside, named, print_json, shared, short_id
 from interlock.cli.show import as_document, print_view
@@ -89,55 +91,73 @@ def run(
     record = None if given is None else dump_record(found.record, inputs.record_of(found, given))
     prices = inputs.prices([found], model, price)
     order = Order(machine, found, record, run_id, key, by, model, prices, store, as_json)
-    ctx.exit(asyncio.run(carry_out(order)))
+    ctx.exit(carry_out(order))
 
 
-async def carry_out(order: Order) -> int:
+def carry_out(order: Order) -> int:
     """Run it, show how it ended. Returns the exit code."""
+    # What takes long to load is loaded before there is a loop: here Ctrl-C still ends the command where it stands, and
+    # there is no run yet.
     models = ProviderModels()
+    inputs.find_models(order.machine, models, order.model)
+    inputs.check_prices(order.machine, order.prices, order.model)
+    store = open_store(order.store, create=order.run is None)
+    with contextlib.closing(Client(store, models=models, model=order.model, prices=order.prices)) as client:
+        with foreign_output_aside(order.as_json), Interruptions(DRAIN_SECONDS) as interruptions:
+            view = asyncio.run(_in_a_loop(client, order, models, interruptions))
+        if order.as_json:
+            print_json(as_document(view, named(order.store)))
+        else:
+            print_view(client.store, view, named(order.store))
+        return exit_code(view)
+
+
+async def _in_a_loop(client: Client, order: Order, models: ProviderModels, interruptions: Interruptions) -> RunView:
     try:
-        inputs.find_models(order.machine, models, order.model)
-        inputs.check_prices(order.machine, order.prices, order.model)
-        store = open_store(order.store, create=order.run is None)
-        async with Client(store, models=models, model=order.model, prices=order.prices) as client:
-            with foreign_output_aside(order.as_json):
-                view = await _host(client, order)
-            if order.as_json:
-                print_json(as_document(view, named(order.store)))
-            else:
-                print_view(client.store, view, named(order.store))
-            return exit_code(view)
+        return await _host(client, order, interruptions)
     finally:
         await models.aclose()
 
 
-async def _host(client: Client, order: Order) -> RunView:
+async def _host(client: Client, order: Order, interruptions: Interruptions) -> RunView:
+    stop = interruptions.heard()
+    if stop.is_set():
+        raise click.Abort
     handle = await _handle(client, order)
+    go_on = _go_on(client, handle, order)
+    interruptions.remedy = f"nothing is lost: {go_on}"
     teller = Teller(client, handle, order)
     try:
         async with Worker(client, [order.machine], only=handle.id, drain=DRAIN_SECONDS), teller:
-            await _settled(handle, teller)
-        return handle.show()
-    except asyncio.CancelledError:
-        raise click.Abort(f"interrupted; nothing is lost: {_go_on(client, handle, order)}") from None
+            await _settled(handle, teller, stop)
     except StoreError as wrong:
-        raise BrokenOff(f"{wrong}; what was acknowledged is safe: {_go_on(client, handle, order)}") from None
+        raise BrokenOff(f"{wrong}; what was acknowledged is safe: {go_on}") from None
+    view = handle.show()
+    if stop.is_set() and not view.ended:
+        raise click.Abort(f"interrupted; {interruptions.remedy}")
+    return view
 
 
 def _go_on(client: Client, handle: RunHandle[Any], order: Order) -> str:
-    where = f" --store {order.store}" if order.store else ""
-    return f"interlock run {order.target} --run {short_id(client.store, handle.id)}{where}"
+    where = f" --store {shlex.quote(order.store)}" if order.store else ""
+    return f"interlock run {shlex.quote(order.target)} --run {short_id(client.store, handle.id)}{where}"
 
 
-async def _settled(handle: RunHandle[Any], teller: Teller) -> None:
-    """Until the run has ended, or waits for somebody. Raises the `StoreError` that keeps its worker from writing."""
+async def _settled(handle: RunHandle[Any], teller: Teller, stop: asyncio.Event) -> None:
+    """Until the run has ended, waits for somebody, or shall stop. Raises the `StoreError` that keeps its worker from
+    writing."""
     result = asyncio.create_task(handle.result(until_waiting=True), name="result")
+    stopped = asyncio.create_task(stop.wait(), name="interrupted")
     try:
-        either: set[asyncio.Future[Any]] = {result, teller.broken}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        await (teller.broken if teller.broken.done() else result)
+        any_of: set[asyncio.Future[Any]] = {result, stopped, teller.broken}
+        await asyncio.wait(any_of, return_when=asyncio.FIRST_COMPLETED)
+        for ended in (teller.broken, result):
+            if ended.done():
+                await ended
+                return
     finally:
         result.cancel()
+        stopped.cancel()
 
 
 async def _handle(client: Client, order: Order) -> RunHandle[Any]:
@@ -225,7 +245,7 @@ class Teller:
         parts = [
             visible(state.state, 40),
             f"turn {state.turn} of {ceiling['turns']}",
-            f"${money(spent['nanousd'])} of {money(ceiling['nanousd'])}",
+            f"${money(spent['nanousd'])} of ${money(ceiling['nanousd'])}",
             duration(time.monotonic() - self._began),
             under_way,
         ]
