@@ -230,6 +230,15 @@ def test_a_refused_connection_is_an_outage_that_cost_nothing(name: str) -> None:
 
 
 @each_provider
+def test_a_text_that_cannot_be_written_down_is_rejected_unbilled_and_never_sent(name: str) -> None:
+    """Half of a surrogate pair: trying again would fail alike, and nothing left."""
+    with LoopbackProvider(lambda _: "fine") as provider:
+        failed = failure_of(provider, name, asked("half a pair: \ud83d"))
+        assert (failed.kind, failed.billed, provider.count) == ("rejected", False, 0)
+    assert failed.kind not in RETRYABLE
+
+
+@each_provider
 def test_no_answer_in_time_is_a_timeout_that_may_be_billed_and_closes_the_request(name: str) -> None:
     with LoopbackProvider(lambda _: "fine", faults=[faults.hang()]) as provider:
         before = time.monotonic()

@@ -54,6 +54,8 @@ def failure_of(error: Exception, secrets: tuple[str, ...] = ()) -> ModelFailed:
     """The `ModelFailed` for whatever the provider client raised. No text in `secrets` appears in it."""
     from pydantic_ai import exceptions  # already loaded by whoever sent the request
 
+    if isinstance(error, UnicodeEncodeError):  # half a surrogate pair: it can't even be written down to be sent
+        return ModelFailed("rejected", _told(error, secrets), billed=False)
     kind = _kind(error)
     if isinstance(error, exceptions.ModelHTTPError):
         billed = error.status_code in MAYBE_BILLED_STATUSES
