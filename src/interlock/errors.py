@@ -112,6 +112,10 @@ class NewerStore(StoreError):
     """The file was written by a newer interlock. Upgrade the package; the file was not touched."""
 
 
+class DamagedStore(StoreError):
+    """What the file holds can't be read as a database any more. Restore a backup."""
+
+
 class Stuck(InterlockError):
     """The virtual loop has nothing left to wait for and the awaited thing hasn't happened: a test waits for what
     nobody will do."""

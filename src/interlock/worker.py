@@ -81,6 +81,7 @@ class Worker:
             await self._stack.aclose()
             raise
         self._orchestrator = Orchestrator(self.world, self.machines, deps)
+        self._orchestrator.name = self.name
         if self._watch:
             seconds = min(BLOCKED_SECONDS, self.world.timing.lease / 3)  # named before the lease is lost
             self._watchdog = Watchdog(asyncio.get_running_loop(), seconds=seconds)

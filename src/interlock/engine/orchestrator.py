@@ -46,6 +46,7 @@ class Orchestrator:
         self.world = world
         self.machines = machines
         self.deps = deps
+        self.name = ""  # what the log calls the worker that takes a run over
         self.draining = False  # give every lease back at its next turn boundary
 
     async def advance(self, lease: Lease) -> None:
@@ -90,7 +91,8 @@ class Orchestrator:
         """Say what is new since the run was last held."""
         row = lease.snapshot.row
         if lease.why:
-            run.add(e.TakenOver(worker=str(lease.worker), previous=lease.previous, fence=lease.fence, why=lease.why))
+            taker = self.name or str(lease.worker)
+            run.add(e.TakenOver(worker=taker, previous=lease.previous, fence=lease.fence, why=lease.why))
         if row.status == "paused" and not run.state.paused:
             run.add(e.Paused(by="store", reason=row.reason))
         if run.state.content != run.machine.content:

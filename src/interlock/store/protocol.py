@@ -309,7 +309,7 @@ class Leave(Struct, frozen=True, gc=False):
 
 
 class Left(Struct, frozen=True, gc=False):
-    """Durable. `held`: a worker holds the run now and will read it; else it lies until a host takes the run."""
+    """Durable. `held`: a worker that lives holds the run and will read it; else it lies until a host takes the run."""
 
     held: bool
 

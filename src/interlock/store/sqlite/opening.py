@@ -89,7 +89,7 @@ def check_place(path: str, create: bool) -> None:
     if not place.parent.is_dir():
         raise StoreError(f"{path}: the folder {place.parent} doesn't exist")
     if not create and is_absent(path):
-        raise StoreError(f"{path}: no store is there; --store or INTERLOCK_STORE names another")
+        raise StoreError(f"{path}: no store is there: `interlock run` or `start` makes one; --store names another")
     kind = file_system(place.parent)
     if kind in NETWORK:
         raise StoreError(f"{path}: lies on a network file system ({kind}), where SQLite loses data. Use a local disk")

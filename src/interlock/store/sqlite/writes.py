@@ -203,7 +203,7 @@ class Writes:
         if known is not None and known[0] != number:
             return Failed(StoreError(f"inbox id `{leave.item.id}` was used for another run"))
         if known is not None:
-            return Left(held=worker is not None)
+            return Left(held=self._is_held(worker))
         if status in FINAL and leave.item.kind != "evidence":
             return Over(status)
         if leave.wait is not None:
@@ -215,7 +215,11 @@ class Writes:
         # Nobody claims a run that has ended: what is left then lies in its inbox as evidence only.
         if status not in FINAL:
             self._run(self._sql["flag_mail"], (number,))
-        return Left(held=worker is not None)
+        return Left(held=self._is_held(worker))
+
+    def _is_held(self, worker: int | None) -> bool:
+        """A holder that is dead reads nothing more: another will, when it takes the run over."""
+        return worker is not None and self._locks.alive(worker) is not False
 
     def _close(self, run: int, wait: int, leave: Leave) -> str:
         """Close a wait for somebody outside; else say who or what was first."""
