@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +18,11 @@ from typing import NamedTuple
 
 import pytest
 
+from interlock.agent.model import ModelReply
+from interlock.agent.scripted import call, choose
+from interlock.cli.app import VERBS
 from interlock.machine.outcomes import RESERVED
+from interlock.redteam.provider import LoopbackProvider
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("examples/*.md")])
@@ -118,6 +123,57 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def support_file(tmp_path: Path) -> Path:
+    """The README's example, saved as it says."""
+    file = tmp_path / "support.py"
+    file.write_text(program((ROOT / "README.md").read_text(encoding="utf-8")), encoding="utf-8")
+    return file
+
+
+def test_a_command_that_loads_the_readmes_example_performs_nothing(support_file: Path) -> None:
+    done = shown(support_file, "check", "support.py:support")
+    assert done.returncode == 0, done.stderr
+    assert [file for file in support_file.parent.iterdir() if file.suffix == ".db"] == []
+
+
+# A model that looks up the same thing again and again, so that its run is handed to `person`; then one that is done.
+CIRCLES = [call("order_lines", order_id="A-17")] * 3
+OWED = [call("order_lines", order_id="A-17"), choose("owed", facts=["broken"], refund_cents=2400)]
+
+
+@pytest.mark.parametrize(("replies", "code"), [(OWED, 0), (CIRCLES, 3)], ids=["owed", "circles"])
+def test_the_commands_of_the_readme_go_together_from_top_to_bottom(
+    support_file: Path, replies: list[ModelReply], code: int
+) -> None:
+    """With the model that `--model` names; those of the second block, where the run of the first waits in `person`."""
+    first, second = (block.body for block in blocks((ROOT / "README.md").read_text(encoding="utf-8"), "console"))
+    with LoopbackProvider(replies) as provider:
+        there = ["--model", provider.model_name("gpt-5-mini")]
+        for line in (first if code == 0 else first + second).splitlines():
+            args = shlex.split(line.removeprefix("$ interlock "))
+            done = shown(support_file, *args, *(there if args[0] == "run" else []))
+            expected = code if "--input" in args else 0
+            assert done.returncode == expected, f"{line}: {done.stdout} {done.stderr}"
+    assert "COMPLETED" in shown(support_file, "show", "@last").stdout
+
+
+def shown(file: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """A command as a reader types it beside the file; there nobody asks him, and `resolve` needs a `--yes`."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("INTERLOCK_")}
+    env |= {"PYTHONPATH": str(ROOT / "src")}
+    asks = ["--yes"] if args[0] == "resolve" else []
+    return subprocess.run(
+        [sys.executable, "-m", "interlock", *args, *asks],
+        cwd=file.parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_the_python_of_the_readme_is_strictly_typed(tmp_path: Path) -> None:
     """The first example that anybody copies; the same settings as for the package itself."""
     page = tmp_path / "readme.py"
@@ -154,6 +210,13 @@ def test_the_glossary_has_every_word_once(glossary: str) -> None:
 
 def test_the_glossary_is_in_order(glossary: str) -> None:
     assert list(defined(glossary)) == sorted(defined(glossary))
+
+
+def test_the_glossary_marks_what_is_planned(glossary: str) -> None:
+    """A word that has no command yet isn't explained as if one could have it."""
+    planned = set(re.findall(r"^\*\*(\w+)\*\* \*\(planned\)\*", glossary, re.MULTILINE))
+    assert {"fork", "replay", "rollback"} - set(VERBS) <= planned
+    assert {"breaker", "compensation"} <= planned and not planned & set(VERBS)
 
 
 def test_the_glossary_names_every_status_and_every_reserved_outcome(glossary: str) -> None:

@@ -11,10 +11,10 @@ class EngineOutcome(StrEnum):
 
     TIMEOUT = "timeout"  # the state's `within` passed
     RETRIES_SPENT = "retries_spent"  # every allowed attempt of an effect failed
-    UNAVAILABLE = "unavailable"  # no model or tool would take the call
+    UNAVAILABLE = "unavailable"  # the provider took no call: key refused, quota used up
     LIMIT_REACHED = "limit_reached"  # turns, visits, calls or active seconds are used up
     BUDGET_SPENT = "budget_spent"  # tokens or money are used up
-    DENIED = "denied"  # policy or a person said no
+    DENIED = "denied"  # policy or a person said no; nothing gives it yet
     INVALID = "invalid"  # no legal move, too often
     STALLED = "stalled"  # the same turn again and again, nothing new
     OVERFLOW = "overflow"  # what must be sent doesn't fit the context window
