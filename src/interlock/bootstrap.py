@@ -133,6 +133,11 @@ def store_url(url: str | None = None) -> str:
     return url or os.environ.get("INTERLOCK_STORE") or DEFAULT_STORE
 
 
+def is_in_memory(url: str) -> bool:
+    """A store that lasts as long as the object that opened it: for tests."""
+    return url.removeprefix("sqlite:///") == ":memory:"
+
+
 def open_store(
     url: str | None = None, *, clock: Clock | None = None, create: bool = True, readonly: bool = False
 ) -> Store:

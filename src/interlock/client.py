@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import jsonschema
-from pydantic import BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel
 
 from interlock.agent.model import Model, Models
 from interlock.agent.scripted import ScriptedModels
@@ -29,6 +29,7 @@ from interlock.history.events import Event, RunStarted
 from interlock.history.fold import FINAL, RunState
 from interlock.machine.definition import Definition
 from interlock.machine.limits import DIMENSIONS, Amounts, Price, nanousd
+from interlock.machine.rules.remark import near
 from interlock.machine.table import AnyMachine, Machine
 from interlock.machine.worst_case import ceiling_of
 from interlock.reading import Broken, OpenWait, RunView, open_wait, read_events, read_run, verify_run
@@ -142,9 +143,13 @@ class Client:
     ) -> RunHandle[R]:
         """Add a run; a worker will take it. With a `key`, the same key and record answer the run that exists.
 
-        Durable when this returns. Raises `BadInput` for a record that doesn't fit, `KeyTaken` for the same key with
-        another record, `ShapeChanged` when that run is open on another shape, `UnknownPrice`.
+        Durable when this returns. Raises `BadInput` for a record that doesn't fit, a field that it doesn't have or an
+        empty key, `KeyTaken` for the same key with another record, `ShapeChanged` when that run is open on another
+        shape, `UnknownPrice`.
         """
+        check_key(key)
+        if isinstance(record, Mapping):
+            check_names(machine.record, record)
         values = dump_record(machine.record, record)
         write = self._birth(machine, values, key, by or login_name())
         answer = await self._submit(write)
@@ -297,24 +302,10 @@ class Client:
 
         Raises `WaitClosed` when somebody or something was first, `BadInput` for what the form doesn't take.
         """
-        found = self._wait_of(run_id, wait)
-        form = found.form.get(outcome)
-        if form is None:
-            raise BadInput(f"run {found.run} takes {', '.join(found.form)}, not {outcome!r}")
-        _check_form(outcome, form, dict(fields or {}))
+        found = wait_for_answer(read_run(self.store, run_id), wait)
+        check_answer(found, outcome, fields or {})
         body = {"wait": found.number, "outcome": outcome, "fields": dict(fields or {})}
         return await self._leave(found.run, "decision", body, by, reason, wait=found.number)
-
-    def _wait_of(self, run_id: str, number: int | None) -> OpenWait:
-        view = read_run(self.store, run_id)
-        waits = [w for w in view.waits if w.kind == "person" and number in (None, w.number)]
-        if not waits:
-            raise WaitClosed(f"run {view.id} waits for no person{'' if number is None else f' in wait {number}'}")
-        if len(waits) > 1:
-            raise BadInput(
-                f"run {view.id} has several open waits: name one ({', '.join(str(w.number) for w in waits)})"
-            )
-        return waits[0]
 
     async def clear(
         self,
@@ -327,12 +318,9 @@ class Client:
         reason: str = "",
     ) -> Left:
         """Say of an effect in doubt that it happened (with its result) or did not. Raises `WaitClosed`."""
-        view = read_run(self.store, run_id)
-        waits = [wait for wait in view.waits if wait.why == "doubt" and wait.effect == effect]
-        if not waits:
-            raise WaitClosed(f"run {view.id} asks nothing about effect {effect}")
+        wait = wait_about(read_run(self.store, run_id), effect)
         outcome, fields = ("happened", {"result": result}) if happened else ("did_not", {})
-        return await self.resolve(view.id, outcome, fields, wait=waits[0].number, by=by, reason=reason)
+        return await self.resolve(wait.run, outcome, fields, wait=wait.number, by=by, reason=reason)
 
     async def extend(
         self,
@@ -347,13 +335,7 @@ class Client:
         reason: str = "",
     ) -> Left:
         """Raise a run's ceilings; a run that waits because of them goes on from exactly there."""
-        whole = all(type(amount) is int for amount in (turns, calls, tokens))
-        if not whole or not all(0 <= amount <= EXTENSION_MAX for amount in (usd, tokens, turns, calls, seconds)):
-            raise BadInput("extend by figures from 0 up: usd, seconds; tokens, turns, calls in whole numbers")
-        given = Amounts(turns, calls, tokens, nanousd(usd), int(seconds * 1000)).as_dict()
-        more = {name: given[name] for name in DIMENSIONS if given[name]}
-        if not more:
-            raise BadInput("say by how much to extend, above 0: usd, tokens, turns, calls or seconds")
+        more = extension(usd=usd, tokens=tokens, turns=turns, calls=calls, seconds=seconds)
         return await self._leave(run_id, "extend", {"more": more}, by, reason)
 
     async def signal(
@@ -403,6 +385,81 @@ class Client:
         assert isinstance(answer, Left)
         self._tell_workers()
         return answer
+
+
+# -- what fits, asked before anything is written ----------------------------------------------------------------------
+
+
+def check_key(key: str | None) -> None:
+    """Raises `BadInput` for an empty key: a variable that wasn't set would make one run of all that come."""
+    if key is not None and not key.strip():
+        raise BadInput("the key is empty: name what the run is for, or give no key")
+
+
+def check_names(record: type[BaseModel], given: Mapping[str, Any]) -> None:
+    """Raises `BadInput` for a field that the record doesn't have, which pydantic would drop without a word.
+
+    Nothing is refused where the class itself says what becomes of others: by `extra=`, or by a validator that sees what
+    was given before its fields do.
+    """
+    rules = record.__pydantic_decorators__.model_validators.values()
+    if record.model_config.get("extra") is not None or any(rule.info.mode != "after" for rule in rules):
+        return
+    known = list(dict.fromkeys(_names_of(record)))
+    for name in given:
+        if name not in known:
+            raise BadInput(f"{record.__name__} has no field `{name}`; {near(str(name), known)}")
+
+
+def _names_of(record: type[BaseModel]) -> Iterator[str]:
+    """Every name under which a field may be given."""
+    for name, field in record.model_fields.items():
+        yield name
+        alias = field.validation_alias
+        for each in alias.choices if isinstance(alias, AliasChoices) else (alias,):
+            if isinstance(each, AliasPath):
+                yield str(each.path[0])
+            elif each is not None:
+                yield each
+
+
+def wait_for_answer(view: RunView, number: int | None = None) -> OpenWait:
+    """The wait that an answer is for: the only one for a person, or the one of this number. Raises `WaitClosed`,
+    `BadInput`."""
+    waits = [w for w in view.waits if w.kind == "person" and number in (None, w.number)]
+    if not waits:
+        raise WaitClosed(f"run {view.id} waits for no person{'' if number is None else f' in wait {number}'}")
+    if len(waits) > 1:
+        raise BadInput(f"run {view.id} has several open waits: name one ({', '.join(str(w.number) for w in waits)})")
+    return waits[0]
+
+
+def wait_about(view: RunView, effect: int) -> OpenWait:
+    """The wait that asks whether an effect happened. Raises `WaitClosed`."""
+    for wait in view.waits:
+        if wait.why == "doubt" and wait.effect == effect:
+            return wait
+    raise WaitClosed(f"run {view.id} asks nothing about effect {effect}")
+
+
+def check_answer(wait: OpenWait, outcome: str, fields: Mapping[str, Json]) -> None:
+    """Raises `BadInput` for an outcome that the wait doesn't take, or fields that this outcome doesn't."""
+    form = wait.form.get(outcome)
+    if form is None:
+        raise BadInput(f"run {wait.run} takes {', '.join(wait.form)}, not {outcome!r}")
+    _check_form(outcome, form, dict(fields))
+
+
+def extension(*, usd: float = 0, tokens: int = 0, turns: int = 0, calls: int = 0, seconds: float = 0) -> dict[str, int]:
+    """What ceilings are raised by, dimension by dimension. Raises `BadInput`."""
+    whole = all(type(amount) is int for amount in (turns, calls, tokens))
+    if not whole or not all(0 <= amount <= EXTENSION_MAX for amount in (usd, tokens, turns, calls, seconds)):
+        raise BadInput("extend by figures from 0 up: usd, seconds; tokens, turns, calls in whole numbers")
+    given = Amounts(turns, calls, tokens, nanousd(usd), int(seconds * 1000)).as_dict()
+    more = {name: given[name] for name in DIMENSIONS if given[name]}
+    if not more:
+        raise BadInput("say by how much to extend, above 0: usd, tokens, turns, calls or seconds")
+    return more
 
 
 def _check_form(outcome: str, form: Json, fields: dict[str, Json]) -> None:

@@ -42,7 +42,7 @@ def test_an_address_is_taken_to_charge_what_its_provider_does() -> None:
 
 @pytest.mark.parametrize("name", ["local:llama", "openai:no-such-model", "no-such-model", "", "openai:"])
 def test_a_price_that_nobody_states_is_refused_with_the_remedy(name: str) -> None:
-    with pytest.raises(UnknownPrice, match=r"State it: prices="):
+    with pytest.raises(UnknownPrice, match=r"State it: Machine\(\.\.\., prices="):
         price_of(name, {})
 
 

@@ -95,6 +95,29 @@ doubter = Machine("doubter", Note, limits=Limits(turns=5), table={
 called = Machine("called", Note, limits=Limits(turns=5), table={
     "wait": wait(signal="bell", within=3600, writes=["said"]).then({"arrived": "closed", "timeout": "lost"}), **ends,
 })
+
+
+@tool(does="write", keyed=True, within=10)
+async def restart(call: Call[None], name: str) -> str:
+    return call.key
+
+
+@tool(does="send", within=10)
+async def page(call: Call[None], name: str) -> str:
+    return name
+
+
+@state(tools=[look, restart, page], calls=4, within=30)
+async def mend(turn: Turn[Note]) -> Literal["done"]:
+    await turn.call(look, name=turn.record.name)
+    await turn.call(restart, name=turn.record.name)
+    await turn.call(page, name=turn.record.name)
+    raise RuntimeError("it is still down")
+
+
+mender = Machine("mender", Note, limits=Limits(turns=5), table={
+    "mend": mend.then({"done": "closed"}), "closed": final("completed"),
+})
 not_a_machine = 3
 '''
 

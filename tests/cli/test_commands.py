@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import runpy
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from interlock.cli import app
 from interlock.cli.story import Told, tell
@@ -33,7 +36,7 @@ def test_show_says_why_what_it_cost_and_what_next(terminal: Terminal) -> None:
     said = terminal.here("show", run).out
     assert terminal.store in said and "WAITING for a person, in `person`" in said and "(due in 59 min)" in said
     assert "asks `ops`: Too large: abcdef. What now?" in said
-    assert "$0 of 0.50 (0 %), held 0 | turns 1 of 10" in said and "in doubt: none" in said
+    assert "$0 of $0.50 (0 %), held $0 | turns 1 of 10" in said and "in doubt: none" in said
     assert "path    measure > person" in said
     assert f"interlock resolve {run[:4]} handled --set said=... --set size=..." in said
     assert terminal.here("resolve", run, "drop", "--yes").code == 0
@@ -175,3 +178,61 @@ async def _in_doubt(terminal: Terminal) -> str:
         async with Worker(client, [doubter], watch=False):
             await run.result(until_waiting=True)
         return run.id
+
+
+def test_who_answers_retry_is_told_what_is_done_again(terminal: Terminal) -> None:
+    """A turn that is taken anew does its finished writes and sends once more; reading again does no harm."""
+    run = terminal.played("mender", "web")
+    again = 'restart("web") happened in this turn and will be called again, under a new key'
+    paged = 'page("web") happened in this turn and will be called again'
+    (line,) = [line for line in terminal.here("show", run).out.splitlines() if line.startswith("retry")]
+    assert line == f"retry   {again}; {paged}"
+    done = terminal.here("resolve", run, "retry")
+    done.refused("with `retry`", f"({again}; {paged})")
+    terminal.here("resolve", run, "done").refused("--yes")
+    assert "happened in this turn" not in terminal.here("resolve", run, "done").err
+    keys = {e["value"] for e in _events(terminal, run) if e["type"] == "tool_returned" and e["value"].startswith(run)}
+    terminal.here("resolve", run, "retry", "--yes")
+    terminal.here("run", terminal.target("mender"), "--run", run)
+    later = {e["value"] for e in _events(terminal, run) if e["type"] == "tool_returned" and e["value"].startswith(run)}
+    assert len(keys) == 1 and len(later) == 2
+
+
+def _events(terminal: Terminal, run: str) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = terminal.here("log", run, "--json").lines
+    return [{**event, "value": str(event.get("value", ""))} for event in events]
+
+
+def test_after_an_answer_the_command_that_has_it_read_is_named(terminal: Terminal) -> None:
+    run = terminal.played()
+    said = terminal.here("resolve", run, "drop", "--yes").out
+    assert f"interlock run TARGET --run {run[:4]} --store {terminal.store}" in said
+    assert f"interlock run TARGET --run {run[:4]}" in terminal.here("pause", run, "--yes").out
+
+
+def test_status_says_how_to_have_runs_taken_that_nobody_takes(terminal: Terminal) -> None:
+    terminal.played()
+    assert "work TARGET" not in terminal.here().out
+    terminal.started()
+    assert "next  interlock waiting  | work TARGET" in terminal.here().out
+
+
+def test_a_log_that_no_terminal_reads_is_whole(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = terminal.played("mender", "a name of some length")
+    said = terminal.here("log", run).out
+    assert 'restart("a name of some length")' in said and 'page("a name of some length")' in said
+
+
+def test_check_says_how_to_state_a_price_here_and_in_the_machine(terminal: Terminal) -> None:
+    terminal.file.write_text(
+        terminal.file.read_text().replace("openai:gpt-5-mini", "openai:mine@http://127.0.0.1:9/v1")
+    )
+    done = terminal.here("check", terminal.target("thinker"))
+    assert done.code == 1 and "Machine(..., prices={'mine':" in done.out and "or here: --price IN,OUT" in done.out
+
+
+def test_help_says_what_options_mean_together(terminal: Terminal) -> None:
+    said = " ".join(terminal.here("runs", "--help").out.split())
+    assert "with --waiting, these and those" in said
+    assert "Only for its price" in " ".join(terminal.here("start", "--help").out.split())

@@ -7,6 +7,7 @@ import pty
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,6 @@ import pytest
 from interlock.clock import SystemClock
 from interlock.store.sqlite import SqliteStore
 from tests.cli.terminal import SRC, Done, Terminal, ended, interrupted, until_it_says
-
 
 LOADS_SLOWLY = """
 import sys, time
@@ -125,6 +125,28 @@ def test_ctrl_c_at_any_moment_leaves_no_run_that_it_does_not_name(terminal: Term
         runs = [each["run"] for each in terminal.here("runs", "--json").json["runs"]]
         assert [run[:4] for run in runs] == ([named_in(lines[-1])] if runs else [])
         assert terminal.here("verify").code == 0
+
+
+def test_a_dead_worker_is_not_said_to_read_an_answer_and_who_takes_over_is_named(terminal: Terminal) -> None:
+    process = terminal.begin("run", terminal.target("sleeper"), "--input", '{"name": "0.3"}')
+    until_it_says(process, "started")
+    run = held(terminal)
+    process.kill()
+    process.communicate()
+    said = terminal.here("extend", run, "--turns", "1", "--yes").out
+    assert "will read it now" not in said
+    assert f"until a worker takes the run: interlock run TARGET --run {run[:4]} --store {terminal.store}" in said
+    assert terminal.here("run", terminal.target("sleeper"), "--run", run, "--json").code == 0
+    host = socket.gethostname()[:30]
+    assert f"-- {host}:{os.getpid()} took over from {host}:{process.pid} (dead)" in terminal.here("log", run).out
+
+
+def held(terminal: Terminal) -> str:
+    """The newest run, as soon as a worker holds it."""
+    give_up = time.monotonic() + 20
+    while (shown := terminal.shown("@last"))["status"] != "running" and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return str(shown["run"])
 
 
 def test_sigterm_drains_a_worker_and_nothing_is_lost(terminal: Terminal) -> None:
@@ -268,4 +290,4 @@ def _mail(terminal: Terminal, run: str) -> bool:
 def test_a_live_line_shows_state_turn_and_cost(terminal: Terminal) -> None:
     args = ["run", terminal.target("note"), "--input", '{"name": "abcdefg"}']
     code, said = in_a_terminal(terminal, *args)
-    assert code == 3 and "turn 1 of 10" in said and "$0 of 0.50" in said and "interlock resolve" in said
+    assert code == 3 and "turn 1 of 10" in said and "$0 of $0.50" in said and "interlock resolve" in said

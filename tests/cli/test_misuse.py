@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 import pytest
 
+from interlock.cli import app
 from tests.cli.terminal import Terminal
 
 BROKEN = {
@@ -56,7 +60,8 @@ def test_an_invalid_machine_is_refused_with_all_its_findings(terminal: Terminal)
     [
         ('{"name":', "is not JSON"),
         ("[1]", "is a JSON object"),
-        ('{"nome": "a"}', "`name`: Field required"),
+        ("{}", "`name`: Field required"),
+        ('{"name": "a", "sise": 3}', "Note has no field `sise`; did you mean `size`?"),
         ('{"name": "a", "size": "many"}', "`size`"),
         ('{"name": "a", "size": NaN}', "NaN is no JSON"),
         ("@nofile.json", "nofile.json: No such file"),
@@ -117,7 +122,7 @@ def test_reading_and_answering_never_make_a_store(terminal: Terminal) -> None:
         ["resolve", "x", "y", "--yes"],
     ]
     for args in verbs:
-        terminal.here(*args).refused("runs.db: no store is there")
+        terminal.here(*args).refused("runs.db: no store is there: `interlock run` or `start` makes one")
     terminal.here("run", terminal.target("note"), "--run", "x").refused("no store is there")
     assert terminal.here("doctor").code == 0
     assert not list(terminal.folder.glob("runs.db*"))
@@ -165,6 +170,89 @@ def test_where_nobody_can_be_asked_yes_must_be_said(terminal: Terminal) -> None:
     for args in (["cancel", run], ["resolve", run, "drop"], ["extend", run, "--usd", "1"], ["signal", run, "x"]):
         terminal.run(*args).refused("say --yes")
     assert terminal.here("log", run, "--json").out == before and terminal.shown(run)["status"] == "waiting"
+
+
+def test_an_answer_that_does_not_fit_is_refused_before_anybody_is_asked(terminal: Terminal) -> None:
+    """Nobody says yes to what is then refused. (Nobody can be asked here: what fits is refused for that.)"""
+    run, ended = terminal.played(), terminal.played(name="abc")
+    for args, word in [
+        (["resolve", run, "nosuch"], "takes handled, drop, not 'nosuch'"),
+        (["resolve", run, "handled"], "required"),
+        (["resolve", run, "drop", "--wait", "7"], "wait 7"),
+        (["resolve", ended, "drop"], "waits for no person"),
+        (["clear", run, "1", "--happened"], "asks nothing about effect 1"),
+        (["extend", ended, "--turns", "1"], "has ended"),
+        (["extend", run, "--usd", "1e11"], "figures from 0 up"),
+        (["signal", ended, "bell"], "has ended"),
+    ]:
+        done = terminal.here(*args)
+        done.refused(word)
+        assert "--yes" not in done.err, args
+    terminal.here("resolve", run, "drop").refused("--yes")
+
+
+def test_an_empty_key_is_refused_before_a_store_is_made(terminal: Terminal) -> None:
+    """A variable that wasn't set would make one run of all that come."""
+    for verb in ("run", "start"):
+        for key in ("", " "):
+            terminal.here(verb, terminal.target("note"), "--input", '{"name": "a"}', "--key", key).refused(
+                "key is empty"
+            )
+    assert not list(terminal.folder.glob("runs.db*"))
+
+
+def test_a_store_in_memory_is_refused_by_every_verb_that_opens_one(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = terminal.target("note")
+    for args in (
+        ["run", machine, "--input", '{"name": "a"}'],
+        ["start", machine, "--input", '{"name": "a"}'],
+        ["work", machine],
+        ["cancel", "x", "--yes"],
+        ["doctor"],
+        ["demo"],
+        ["runs"],
+        [],
+    ):
+        terminal.here(*args, store="sqlite:///:memory:").refused("is gone when the command ends", "sqlite:///FILE")
+    monkeypatch.setenv("INTERLOCK_STORE", "sqlite:///:memory:")
+    assert app.ended(["runs"]) == 2
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Not who made the files: where everything is permitted to us, we are nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may look into."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+        os.chmod(name, 0o755)
+
+
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_a_store_that_one_may_not_read_is_said_to_be_denied(terminal: Terminal, open_folder: Path, closed: str) -> None:
+    store = f"sqlite:///{open_folder / 'runs.db'}"
+    assert terminal.here("start", terminal.target("note"), "--input", '{"name": "a"}', store=store).code == 0
+    mine = os.geteuid() != 0
+    path, mode = (open_folder / "runs.db", 0o600) if closed == "file" else (open_folder, 0o700)
+    os.chmod(path, 0o000 if mine else mode)
+    with somebody_else():
+        done = terminal.here("show", "@last", store=store)
+    done.refused("runs.db: permission denied")
+    assert "read-only" not in done.err
 
 
 def test_a_key_belongs_to_one_input(terminal: Terminal) -> None:
@@ -215,3 +303,17 @@ def test_a_newer_schema_is_refused_and_not_touched(terminal: Terminal, tmp_path:
     terminal.here("run", terminal.target("note"), "--run", run).refused("Upgrade interlock")
     terminal.here("cancel", run, "--yes").refused("Upgrade interlock")
     assert (tmp_path / "runs.db").read_bytes() == before
+
+
+def test_a_damaged_store_fails_verify_which_does_not_send_people_to_verify(terminal: Terminal) -> None:
+    """Exit 1: the check was carried out, and found something."""
+    terminal.played()
+    file = terminal.folder / "runs.db"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    done = terminal.here("verify")
+    assert done.code == 1 and "BROKEN" in done.out and "damaged" in done.out and "FAILED" in done.out, done
+    assert "interlock verify" not in done.out + done.err and "Traceback" not in done.err
+    document = terminal.here("verify", "--json")
+    assert document.code == 1 and document.json["ok"] is False and "damaged" in document.json["broken"][0]["why"]
+    terminal.here("runs").refused("damaged", "Restore a backup")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, model_validator
 
 from interlock import Client, Limits, Machine, Turn, ask, final, model_state, run, state, wait
 from interlock.errors import BadInput, KeyTaken, ShapeChanged, UnknownRun, WaitClosed
@@ -246,3 +246,72 @@ def test_a_client_reads_while_a_worker_writes(tmp_path: Path) -> None:
             assert client.verify() == []
 
     asyncio.run(scenario())
+
+
+class Named(BaseModel, validate_by_name=True):
+    """Every way in which a field may be given another name."""
+
+    plain: str = Field("", alias="Plain")
+    either: str = Field("", validation_alias=AliasChoices("one", AliasPath("two", 0)))
+
+
+class Careless(BaseModel, extra="ignore"):
+    text: str = ""
+
+
+class Lenient(BaseModel):
+    text: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_name(cls, given: Any) -> Any:
+        return {"text": given["old"]} if "old" in given else given
+
+
+def ending(record: type[BaseModel]) -> Machine[Any, None]:
+    return Machine("ending", record, table={"nap": wait(seconds=60).then({"elapsed": "end"}), "end": final()})
+
+
+def test_a_field_that_the_record_does_not_have_is_refused_with_what_was_meant(stage: Stage) -> None:
+    """Pydantic would drop it, and the run would go on without what its user thought to have said."""
+
+    async def scenario() -> None:
+        client = stage.client()
+        with pytest.raises(BadInput, match=r"Rec has no field `numbr`; did you mean `number`\?"):
+            await client.start(asking(), {"text": "a", "numbr": 3})
+        assert client.runs() == []
+
+    stage.perform(scenario)
+
+
+def test_a_field_may_be_given_under_every_name_that_it_has(stage: Stage) -> None:
+    async def scenario() -> None:
+        client = stage.client()
+        for given in ({"plain": "a"}, {"Plain": "a"}, {"either": "a"}, {"one": "a"}, {"two": ["a"]}):
+            assert "a" in (await client.start(ending(Named), given)).show().record.values()
+        with pytest.raises(BadInput, match="no field `three`"):
+            await client.start(ending(Named), {"three": "a"})
+
+    stage.perform(scenario)
+
+
+def test_a_record_that_says_what_becomes_of_other_fields_is_asked(stage: Stage) -> None:
+    async def scenario() -> None:
+        client = stage.client()
+        assert (await client.start(ending(Careless), {"more": 1})).show().record == {"text": ""}
+        assert (await client.start(ending(Lenient), {"old": "a"})).show().record == {"text": "a"}
+
+    stage.perform(scenario)
+
+
+def test_an_empty_key_is_refused(stage: Stage) -> None:
+    """A variable that wasn't set would make one run of all that come."""
+
+    async def scenario() -> None:
+        client = stage.client()
+        for key in ("", "  "):
+            with pytest.raises(BadInput, match="key is empty"):
+                await client.start(asking(), Rec(), key=key)
+        assert client.runs() == []
+
+    stage.perform(scenario)

@@ -54,8 +54,8 @@ def price_of(
     listed = _listed_price(model.split("@http", 1)[0], today, tokens_in_max)
     if listed is None:
         raise UnknownPrice(
-            f"nobody states what {model!r} costs, so its worst case can't be held. State it: "
-            f"prices={{{_names(model)[-1]!r}: Price.per_million(input=..., output=...)}} (0 for a model of your own)"
+            f"nobody states what {model!r} costs, so its worst case can't be held. State it: Machine(..., "
+            f"prices={{{_names(model)[-1]!r}: Price.per_million(input=..., output=...)}}) (0 for a model of your own)"
         )
     return listed
 

@@ -24,11 +24,17 @@ from interlock.cli.options import (
     reading,
     shared,
     short_id,
+    to_go_on,
 )
+from interlock.cli.show import done_again
 from interlock.cli.wording import value, visible
-from interlock.client import Client
-from interlock.reading import OpenWait, RunView, read_run
+from interlock.client import Client, check_answer, extension, wait_about, wait_for_answer
+from interlock.errors import WaitClosed
+from interlock.machine.outcomes import EXHAUSTED
+from interlock.reading import RunView, read_run
 from interlock.store.protocol import Left, Store
+
+RETRY = "retry"
 
 
 @click.command()
@@ -52,24 +58,21 @@ def resolve(
     """Answer a run that waits for a person: OUTCOME is one of those that `show` names."""
     with reading(store) as found:
         view = read_run(found, run)
-        fields = fields_of(sets, _form(view, outcome, wait))
+        asked = wait_for_answer(view, wait)
+        fields = fields_of(sets, asked.form.get(outcome))
+        check_answer(asked, outcome, fields)
         shown = "".join(f", {name} {value(given)}" for name, given in fields.items())
-        agree(f"answer {_title(found, view)} with `{outcome}`{shown} as {actor(by)}", yes)
+        again = _again(found, view) if outcome == RETRY else ""
+        agree(f"answer {_title(found, view)} with `{outcome}`{shown} as {actor(by)}{again}", yes)
     with changing(store) as client:
-        said = client.resolve(view.id, outcome, fields, wait=wait, by=by, reason=reason)
+        said = client.resolve(view.id, outcome, fields, wait=asked.number, by=by, reason=reason)
         _tell(client, view, said, f"answered `{visible(outcome)}`", as_json, store)
 
 
-def _form(view: RunView, outcome: str, number: int | None) -> dict[str, Json] | None:
-    """The form of the wait that is meant. What doesn't fit is refused where the answer is left."""
-    for wait in _people(view):
-        if number in (None, wait.number):
-            return wait.form.get(outcome)
-    return None
-
-
-def _people(view: RunView) -> list[OpenWait]:
-    return [wait for wait in view.waits if wait.kind == "person"]
+def _again(store: Store, view: RunView) -> str:
+    """What somebody must know before a turn is taken anew."""
+    done = done_again(store, view)
+    return f" ({done})" if done else ""
 
 
 @click.command()
@@ -96,12 +99,13 @@ def extend(
 ) -> None:
     """Raise a run's ceilings; a run that waits because of them goes on from exactly there."""
     more: dict[str, Any] = {"usd": usd, "tokens": tokens, "turns": turns, "calls": calls, "seconds": seconds}
-    if not all(0 <= given < 1e12 for given in more.values()) or not any(more.values()):
-        raise Misuse("say by how much to extend, above 0: --usd, --tokens, --turns, --calls or --seconds")
+    extension(**more)
     stated = ", ".join(f"{given:g} {name}" for name, given in more.items() if given)
     with reading(store) as found:
-        view = read_run(found, run)
-        agree(f"extend {_title(found, view)} by {stated} as {actor(by)}", yes)
+        view = _open(read_run(found, run))
+        anew = any(wait.why == "escalated" and wait.outcome in EXHAUSTED for wait in view.waits)
+        again = _again(found, view) if anew else ""
+        agree(f"extend {_title(found, view)} by {stated} as {actor(by)}{again}", yes)
     with changing(store) as client:
         said = client.extend(view.id, **more, by=by, reason=reason)
         _tell(client, view, said, f"extended by {stated}", as_json, store)
@@ -133,6 +137,7 @@ def clear(
     answered = None if result is None else _json(result)
     with reading(store) as found:
         view = read_run(found, run)
+        wait_about(view, effect)
         agree(f"say that effect {effect} of {_title(found, view)} {_did(happened)}, as {actor(by)}", yes)
     with changing(store) as client:
         said = client.clear(view.id, effect, happened=happened, result=answered, by=by, reason=reason)
@@ -171,11 +176,17 @@ def signal(
     """Tell a run something from a system. It is kept until a wait for it takes it."""
     fields = fields_of(sets)
     with reading(store) as found:
-        view = read_run(found, run)
+        view = _open(read_run(found, run))
         agree(f"send the signal `{name}` to {_title(found, view)} as {actor(by)}", yes)
     with changing(store) as client:
         said = client.signal(view.id, name, fields, by=by, id=signal_id)
         _tell(client, view, said, f"signal `{visible(name)}` left", as_json, store)
+
+
+def _open(view: RunView) -> RunView:
+    if view.ended:
+        raise WaitClosed(f"run {view.id} has ended ({view.status})")
+    return view
 
 
 def _title(store: Store, view: RunView) -> str:
@@ -190,14 +201,17 @@ def _tell(
     if as_json:
         print_json({"ok": True, "run": view.id, "did": what, "held": left.held, "store": named(store)})
         return
-    click.echo(f"{visible(view.row.machine)} {short_id(client.store, view.id)}  {what}  store {named(store)}")
-    click.echo(f"        {where_it_lies(left)}")
+    short = short_id(client.store, view.id)
+    click.echo(f"{visible(view.row.machine)} {short}  {what}  store {named(store)}")
+    click.echo(f"        {where_it_lies(left, to_go_on('TARGET', short, store))}")
 
 
 async def _awaited(said: Coroutine[Any, Any, Left]) -> Left:
     return await said
 
 
-def where_it_lies(left: Left) -> str:
-    """Who reads it, and when."""
-    return "its worker will read it now" if left.held else "it lies in the inbox until a worker takes the run"
+def where_it_lies(left: Left, remedy: str) -> str:
+    """Who reads it, and when; else what has it read."""
+    if left.held:
+        return "its worker will read it now"
+    return f"it lies in the inbox until a worker takes the run: {remedy}"

@@ -81,7 +81,8 @@ def _worst(report: Report) -> dict[str, Json] | None:
 
 def _print(name: str, report: Report) -> None:
     for finding in report.findings:
-        said = visible(f"{finding.severity:7} {finding}")
+        here = "; or here: --price IN,OUT" if finding.rule == "price" else ""
+        said = visible(f"{finding.severity:7} {finding}{here}")
         click.secho(said, fg="red" if finding.severity == "error" else "yellow")
     errors = sum(finding.severity == "error" for finding in report.findings)
     if report.worst is not None and report.ceiling is not None:
@@ -97,7 +98,7 @@ def _worst_line(report: Report) -> str:
         f"{worst.turns} of {ceiling.turns} turns",
         f"{worst.calls} of {ceiling.calls} calls",
         f"{quantity(worst.tokens)} of {quantity(ceiling.tokens)} tokens",
-        f"${money(worst.nanousd)} of {money(ceiling.nanousd)}",
+        f"${money(worst.nanousd)} of ${money(ceiling.nanousd)}",
         f"{duration(worst.active_ms / 1000)} of {duration(ceiling.active_ms / 1000)}",
         f"by {worst.path}",
     ]

@@ -10,7 +10,19 @@ from typing import Any
 import click
 
 from interlock.cli.answers import where_it_lies
-from interlock.cli.options import Misuse, acting, actor, agree, changing, named, print_json, reading, shared, short_id
+from interlock.cli.options import (
+    Misuse,
+    acting,
+    actor,
+    agree,
+    changing,
+    named,
+    print_json,
+    reading,
+    shared,
+    short_id,
+    to_go_on,
+)
 from interlock.cli.wording import visible
 from interlock.client import Client
 from interlock.errors import WaitClosed
@@ -92,7 +104,7 @@ def _carry_out(
             done = [_document(row, each) for row, each in zip(rows, told, strict=True)]
             print_json({"ok": ok, "runs": done, "store": named(store)})
         else:
-            _print(client, verb, rows, told, named(store))
+            _print(client, verb, rows, told, store)
 
 
 def _open(row: RunRow) -> RunRow:
@@ -127,8 +139,10 @@ def _document(row: RunRow, told: Left | WaitClosed) -> dict[str, Any]:
     return {"run": row.id, "ok": True, "held": told.held}
 
 
-def _print(client: Client, verb: Verb, rows: list[RunRow], told: list[Left | WaitClosed], store: str) -> None:
+def _print(client: Client, verb: Verb, rows: list[RunRow], told: list[Left | WaitClosed], store: str | None) -> None:
     for row, each in zip(rows, told, strict=True):
-        said = str(each) if isinstance(each, WaitClosed) else f"{verb.past}: {where_it_lies(each)}"
-        click.echo(f"{visible(row.machine)} {short_id(client.store, row.id)}  {visible(said)}")
-    click.echo(f"store {store}")
+        short = short_id(client.store, row.id)
+        remedy = to_go_on("TARGET", short, store)
+        said = str(each) if isinstance(each, WaitClosed) else f"{verb.past}: {where_it_lies(each, remedy)}"
+        click.echo(f"{visible(row.machine)} {short}  {visible(said)}")
+    click.echo(f"store {named(store)}")

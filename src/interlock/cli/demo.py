@@ -18,7 +18,7 @@ import click
 from interlock.canonical import Json
 from interlock.cli import target
 from interlock.cli.log import table
-from interlock.cli.options import Misuse, print_json, shared
+from interlock.cli.options import Misuse, check_lasting, print_json, shared
 from interlock.cli.story import tell
 from interlock.cli.wording import columns, money, quantity, visible
 from interlock.machine.limits import dollars
@@ -42,8 +42,8 @@ def demo(ctx: click.Context, log_file: str | None, store: str | None, as_json: b
     desk_file = _in_the_sources(DESK)
     read = _readable(Path(log_file).expanduser() if log_file else _in_the_sources(LOG))
     desk = target.load(f"{desk_file}:desk")
-    if store and ":memory:" in store:
-        raise Misuse("--store: the drill's worker is a process of its own, so its store must be a file")
+    if store:
+        check_lasting(store)
     url = store or f"sqlite:///{Path(tempfile.mkdtemp(prefix='interlock-demo-')) / 'drill.db'}"
     if not as_json:
         _print_head(read, url)

@@ -13,10 +13,10 @@ import apsw
 import click
 
 from interlock.agent.providers import ProviderModels
-from interlock.bootstrap import open_store, store_url
+from interlock.bootstrap import store_url
 from interlock.canonical import Json
 from interlock.cli import inputs, target
-from interlock.cli.options import named, print_json, shared
+from interlock.cli.options import check_lasting, named, open_lasting, print_json, shared
 from interlock.cli.wording import visible
 from interlock.errors import Finding, InvalidMachine, StoreError, UnknownModel
 from interlock.machine.table import AnyMachine
@@ -34,6 +34,7 @@ KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 @click.pass_context
 def doctor(ctx: click.Context, machines: tuple[str, ...], store: str | None, as_json: bool) -> None:
     """What is wrong with this store, host or set-up, and the remedy. Exit 1 when something is an error."""
+    check_lasting(store)
     found = [*_surroundings(), *_of_targets(machines, store)]
     ok = all(finding.severity != "error" for finding in found)
     if as_json:
@@ -105,7 +106,7 @@ def _store(url: str | None, machines: list[AnyMachine]) -> Iterator[Finding]:
         )
         return
     try:
-        store = open_store(url, create=False, readonly=True)
+        store = open_lasting(url, create=False, readonly=True)
     except StoreError as wrong:
         yield Finding("store", str(wrong))
         return

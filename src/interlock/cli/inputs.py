@@ -13,6 +13,7 @@ from interlock.agent.prices import price_of
 from interlock.bootstrap import Prices
 from interlock.canonical import Json
 from interlock.cli.options import Misuse
+from interlock.client import check_names
 from interlock.errors import UnknownPrice
 from interlock.machine.limits import Price
 from interlock.machine.states import CodeState, ModelState, Row
@@ -21,7 +22,8 @@ from interlock.machine.worst_case import ceiling_of
 
 
 def record_of(machine: AnyMachine, given: str) -> dict[str, Json]:
-    """The record that `--input` gives. Raises misuse for what isn't a JSON object."""
+    """The record that `--input` gives. Raises misuse for what isn't a JSON object, `BadInput` for a field that the
+    record doesn't have."""
     text = _text(given)
     try:
         found = json.loads(text, parse_constant=_no_constant)
@@ -31,6 +33,7 @@ def record_of(machine: AnyMachine, given: str) -> dict[str, Json]:
         raise Misuse(f"--input: is not JSON: {wrong}") from None
     if not isinstance(found, dict):
         raise Misuse(f"--input: the record {machine.record.__name__} is a JSON object, not {text[:40]!r}")
+    check_names(machine.record, found)
     return found
 
 

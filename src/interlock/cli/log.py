@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -90,13 +91,20 @@ def table(lines: Iterable[Line]) -> list[str]:
     """Turns in columns, what happened from outside between them."""
     told = list(lines)
     rows = [HEAD, *(_cells(line) for line in told if isinstance(line, Told))]
-    room = shutil.get_terminal_size((120, 24)).columns - _width(rows) + max(len(row[3]) for row in rows)
-    aligned = iter(columns((*row[:3], visible(row[3], max(24, room)), *row[4:]) for row in rows))
+    room = _room(rows)
+    aligned = iter(columns((*row[:3], visible(row[3], room), *row[4:]) for row in rows))
     found = [next(aligned)]
     indent = max(len(row[0]) for row in rows) + 2
     for line in told:
         found.append(f"{' ' * indent}{clock(line.at)}  -- {line.text}" if isinstance(line, Note) else next(aligned))
     return found
+
+
+def _room(rows: list[Any]) -> int | None:
+    """How wide `did` may be for a row to fit the terminal. None: whoever reads it is none, and wants all."""
+    if not sys.stdout.isatty():
+        return None
+    return max(24, shutil.get_terminal_size((120, 24)).columns - _width(rows) + max(len(row[3]) for row in rows))
 
 
 def _width(rows: list[Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from interlock.bootstrap import open_store, store_url
+from interlock.bootstrap import is_in_memory, open_store, store_url
 from interlock.canonical import Json
 from interlock.cli.wording import visible
 from interlock.client import Client, login_name
@@ -70,17 +71,29 @@ def actor(by: str | None) -> str:
     return by or login_name()
 
 
+def check_lasting(url: str | None) -> None:
+    """Misuse for a store that would be gone when the command ends."""
+    if is_in_memory(store_url(url)):
+        raise Misuse(f"{store_url(url)}: is gone when the command ends; name a file: --store sqlite:///FILE")
+
+
+def open_lasting(url: str | None, *, create: bool = True, readonly: bool = False) -> Store:
+    """The store that is meant."""
+    check_lasting(url)
+    return open_store(url, create=create, readonly=readonly)
+
+
 @contextmanager
 def reading(url: str | None) -> Iterator[Store]:
     """A store that exists, for reading."""
-    with closing(open_store(url, create=False, readonly=True)) as store:
+    with closing(open_lasting(url, create=False, readonly=True)) as store:
         yield store
 
 
 @contextmanager
 def changing(url: str | None) -> Iterator[Client]:
     """A client of a store that exists."""
-    with closing(Client(open_store(url, create=False))) as client:
+    with closing(Client(open_lasting(url, create=False))) as client:
         yield client
 
 
@@ -135,6 +148,12 @@ def short_id(store: Store, run_id: str) -> str:
             continue
         return run_id[:length]
     return run_id
+
+
+def to_go_on(target: str, run: str, store: str | None) -> str:
+    """The command that goes on with a run here; `store` as it was given to this one."""
+    where = f" --store {shlex.quote(store)}" if store else ""
+    return f"interlock run {target} --run {run}{where}"
 
 
 def fields_of(sets: tuple[str, ...], form: Mapping[str, Json] | None = None) -> dict[str, Json]:

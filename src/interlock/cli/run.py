@@ -15,16 +15,24 @@ from typing import Any
 import click
 
 from interlock.agent.providers import ProviderModels
-from interlock.bootstrap import open_store
 from interlock.canonical import Json
 from interlock.cli import inputs, target
 from interlock.cli.interruptions import Interruptions
 from interlock.cli.log import plain
-from interlock.cli.options import Misuse, foreign_output_aside, named, print_json, shared, short_id
+from interlock.cli.options import (
+    Misuse,
+    foreign_output_aside,
+    named,
+    open_lasting,
+    print_json,
+    shared,
+    short_id,
+    to_go_on,
+)
 from interlock.cli.show import as_document, print_view
 from interlock.cli.story import Story
 from interlock.cli.wording import duration, money, visible
-from interlock.client import Client, RunHandle
+from interlock.client import Client, RunHandle, check_key
 from interlock.engine.record import dump_record
 from interlock.errors import StoreError
 from interlock.history.events import Event
@@ -87,6 +95,7 @@ def run(
         raise Misuse("say either --input, for a new run, or --run, to go on with one")
     if run_id is not None and key is not None:
         raise Misuse("--key goes with --input: a run that exists has its key")
+    check_key(key)
     found = target.load(machine)
     record = None if given is None else dump_record(found.record, inputs.record_of(found, given))
     prices = inputs.prices([found], model, price)
@@ -101,7 +110,7 @@ def carry_out(order: Order) -> int:
     models = ProviderModels()
     inputs.find_models(order.machine, models, order.model)
     inputs.check_prices(order.machine, order.prices, order.model)
-    store = open_store(order.store, create=order.run is None)
+    store = open_lasting(order.store, create=order.run is None)
     with contextlib.closing(Client(store, models=models, model=order.model, prices=order.prices)) as client:
         with foreign_output_aside(order.as_json), Interruptions(DRAIN_SECONDS) as interruptions:
             view = asyncio.run(_in_a_loop(client, order, models, interruptions))
@@ -139,8 +148,7 @@ async def _host(client: Client, order: Order, interruptions: Interruptions) -> R
 
 
 def _go_on(client: Client, handle: RunHandle[Any], order: Order) -> str:
-    where = f" --store {shlex.quote(order.store)}" if order.store else ""
-    return f"interlock run {shlex.quote(order.target)} --run {short_id(client.store, handle.id)}{where}"
+    return to_go_on(shlex.quote(order.target), short_id(client.store, handle.id), order.store)
 
 
 async def _settled(handle: RunHandle[Any], teller: Teller, stop: asyncio.Event) -> None:

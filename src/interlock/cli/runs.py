@@ -17,8 +17,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @click.command()
-@click.option("--failed", is_flag=True, help="Those that failed.")
-@click.option("--waiting", is_flag=True, help="Those that wait, or are paused.")
+@click.option("--failed", is_flag=True, help="Those that failed; with --waiting, these and those.")
+@click.option("--waiting", is_flag=True, help="Those that wait, or are paused; with --failed, these and those.")
 @click.option("--since", metavar="1h", help="Those that changed within: 30s, 15m, 1h, 2d.")
 @click.option("--machine", metavar="NAME", help="Those of one machine.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)

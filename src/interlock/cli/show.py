@@ -10,7 +10,7 @@ import click
 
 from interlock.canonical import Json
 from interlock.cli.options import named, print_json, reading, shared, short_id
-from interlock.cli.story import amount, path
+from interlock.cli.story import amount, path, repeated_by_retry
 from interlock.cli.wording import apart, duration, money, quantity, share, value, visible
 from interlock.history.events import Event, RunStarted, Transitioned
 from interlock.reading import OpenWait, RunView, read_events, read_run
@@ -51,6 +51,7 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
         ("spent", spent(view)),
         ("path", path(history)),
         ("record", _record(view, history)),
+        ("retry", done_again(store, view) if any("retry" in wait.form for wait in view.waits) else ""),
         ("next", "  | ".join(next_steps(store, view, short))),
     ]:
         if text:
@@ -127,8 +128,8 @@ def spent(view: RunView) -> str:
     used, ceiling, held = account.spent, account.ceiling, account.held
     doubts = ", ".join(str(number) for number in sorted(int(each) for each in view.state.doubts)) or "none"
     parts = [
-        f"${money(used.nanousd)} of {money(ceiling.nanousd)}{share(used.nanousd, ceiling.nanousd)}"
-        f", held {money(held.nanousd)}",
+        f"${money(used.nanousd)} of ${money(ceiling.nanousd)}{share(used.nanousd, ceiling.nanousd)}"
+        f", held ${money(held.nanousd)}",
         f"turns {used.turns} of {ceiling.turns}",
         f"{used.active_ms / 1000:.0f} of {ceiling.active_ms / 1000:.0f} s",
         f"{quantity(view.state.tokens_in)} in, {quantity(view.state.tokens_out)} out",
@@ -141,6 +142,11 @@ def _record(view: RunView, history: list[tuple[int, Event]]) -> str:
     order = history[0][1].record if history and isinstance(history[0][1], RunStarted) else {}
     record = {**{name: view.record[name] for name in order if name in view.record}, **view.record}
     return " | ".join(f"{visible(name)} {value(given, 60)}" for name, given in record.items())
+
+
+def done_again(store: Store, view: RunView) -> str:
+    """What answering `retry` does once more, in words; empty when it repeats nothing."""
+    return repeated_by_retry(event for _, event, _ in read_events(store, view.row.number, view.row.turn_seq + 1))
 
 
 def next_steps(store: Store, view: RunView, short: str) -> Iterator[str]:

@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from interlock.bootstrap import open_store
 from interlock.canonical import Json
 from interlock.cli import inputs, target
-from interlock.cli.options import named, print_json, shared, short_id
+from interlock.cli.options import named, open_lasting, print_json, shared, short_id
 from interlock.cli.show import as_document
 from interlock.cli.wording import visible
-from interlock.client import Client, RunHandle
+from interlock.client import Client, RunHandle, check_key
 from interlock.engine.record import dump_record
 from interlock.machine.table import AnyMachine
 
@@ -22,7 +21,11 @@ from interlock.machine.table import AnyMachine
 @click.command()
 @click.argument("machine", metavar="TARGET")
 @click.option("--input", "given", metavar="JSON|@FILE", required=True, help="The record; @- reads stdin.")
-@click.option("--model", metavar="MODEL", help="Whose price the ceiling goes by, instead of the machine's models.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="Only for its price, which the ceiling goes by. Which model is asked, the worker's own --model says.",
+)
 @click.option("--price", metavar="IN,OUT", help="Dollars per million tokens of models without a known price.")
 @click.option("--key", metavar="KEY", help="The same key and input again is the same run.")
 @click.option("--by", metavar="WHO", help="Who starts it. Default: your login name.")
@@ -38,11 +41,12 @@ def start(
     as_json: bool,
 ) -> None:
     """Add a run; it lies until a worker takes it."""
+    check_key(key)
     found = target.load(machine)
     record = dump_record(found.record, inputs.record_of(found, given))
     prices = inputs.prices([found], model, price)
     inputs.check_prices(found, prices, model)
-    with closing(Client(open_store(store), model=model, prices=prices)) as client:
+    with closing(Client(open_lasting(store), model=model, prices=prices)) as client:
         handle = asyncio.run(_start(client, found, record, key, by))
         if as_json:
             print_json({**as_document(handle.show(), named(store)), "new": handle.new})

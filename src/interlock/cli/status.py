@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import click
 
@@ -73,13 +74,28 @@ def _print(store: Store, store_name: str) -> None:
     _section("nearly spent", [f"{_run(store, row)}  {what} ({used:.0%})" for row, used, what in nearly])
     failed = [row for row in rows if row.status == "failed" and row.changed_at > now - HOUR_MS]
     _section("failed in the last hour", [f"{_run(store, row)}  {visible(row.reason, 80)}" for row in failed])
-    click.echo(f"next  interlock {'waiting' if waits else 'runs'}  | show RUN  | log RUN  | doctor")
+    click.echo(f"next  interlock {'  | '.join(_next_steps(store, rows, bool(waits)))}")
+
+
+def _next_steps(store: Store, rows: list[RunRow], waits: bool) -> Iterator[str]:
+    """Commands that make sense now, the most urgent first."""
+    if waits:
+        yield "waiting"
+    if any(row.status == "ready" for row in rows) and not _living(store):
+        yield "work TARGET"
+    if not waits:
+        yield "runs"
+    yield from ("show RUN", "log RUN", "doctor")
+
+
+def _living(store: Store) -> int:
+    return sum(worker.alive is not False for worker in store.workers())
 
 
 def _workers(store: Store) -> str:
     workers = store.workers()
-    dead = sum(worker.alive is False for worker in workers)
-    living = len(workers) - dead
+    living = _living(store)
+    dead = len(workers) - living
     said = f"{living} worker{'' if living == 1 else 's'}"
     return said + (f", {dead} DEAD" if dead else "")
 

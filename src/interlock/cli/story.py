@@ -10,6 +10,7 @@ from interlock.canonical import Json
 from interlock.cli.wording import clock, duration, money, quantity, value, visible
 from interlock.history import events as e
 from interlock.history.fold import RunState
+from interlock.machine.tools import Way
 
 
 @dataclass(slots=True)
@@ -163,6 +164,26 @@ def _visited(event: e.Event) -> tuple[str, ...]:
     return (event.to,) if isinstance(event, e.Transitioned) else ()
 
 
+def repeated_by_retry(turn: Iterable[e.Event]) -> str:
+    """What taking a turn anew would do once more: the writes and sends that it has finished, in words.
+
+    A turn that is taken anew asks under new effect numbers, so under new keys: nothing outside tells it from a first.
+    """
+    intents: dict[int, e.ToolCalled] = {}
+    done: dict[int, e.ToolCalled] = {}
+    for event in turn:
+        if isinstance(event, e.ToolCalled) and event.way != Way.REPEAT:
+            intents[event.effect] = event
+        elif isinstance(event, e.ToolReturned) or (isinstance(event, e.DoubtCleared) and event.happened):
+            done.update({number: intents[number] for number in (event.effect,) if number in intents})
+    return "; ".join(_once_more(intent) for intent in done.values())
+
+
+def _once_more(intent: e.ToolCalled) -> str:
+    key = ", under a new key" if intent.way == Way.KEY else ""
+    return f"{call_text(intent.tool, intent.args)} happened in this turn and will be called again{key}"
+
+
 # -- what each event adds to its turn ---------------------------------------------------------------------------------
 
 
@@ -272,6 +293,11 @@ def _doubt_cleared(event: e.DoubtCleared) -> str:
     return f"doubt about effect {event.effect} cleared by {visible(event.by or event.way, 40)}: {happened}"
 
 
+def _worker(name: str) -> str:
+    """By name; logs of before this was kept have a number."""
+    return f"worker {name}" if name.isdigit() else visible(name, 40)
+
+
 def _extended(event: e.Extended) -> str:
     more = ", ".join(amount(name, given) for name, given in event.more.items())
     return f"extended by {more}{_by(event.by)}{_because(event.reason)}"
@@ -296,7 +322,7 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.SignalArrived: lambda event: f"signal `{visible(event.name, 40)}` arrived{_by(event.by)}",
     e.AnswerDropped: lambda event: f"{event.kind} not used{_because(event.why)}",
     e.TakenOver: lambda event: (
-        f"worker {event.worker} took over from {visible(event.previous, 40)} ({event.why}), fence {event.fence}"
+        f"{_worker(event.worker)} took over from {visible(event.previous, 40)} ({event.why}), fence {event.fence}"
     ),
     e.ContentChanged: lambda event: f"the machine's content is now {event.content[:4]}",
     e.Diverged: lambda event: f"DIVERGED{_because(event.why)}",

@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 from interlock.agent.providers import ProviderModels
-from interlock.bootstrap import open_store
 from interlock.cli import inputs, target
-from interlock.cli.options import foreign_output_aside, named, print_json, shared
+from interlock.cli.options import foreign_output_aside, named, open_lasting, print_json, shared
 from interlock.cli.wording import clock, money, visible
 from interlock.client import Client
 from interlock.machine.table import AnyMachine
@@ -51,7 +50,7 @@ def work(
     for machine in found:
         inputs.find_models(machine, models, model)
         inputs.check_prices(machine, prices, model)
-    client = Client(open_store(store), models=models, model=model, prices=prices)
+    client = Client(open_lasting(store), models=models, model=model, prices=prices)
     with contextlib.closing(client), foreign_output_aside() as ours:
         reporter = Reporter(client, ours, as_json)
         worker = Worker(client, found, concurrency=concurrency, drain=drain, name=name)
