@@ -111,7 +111,8 @@ class Client:
         self._owns_world = world is None
         self._ceilings: dict[int, tuple[Definition[Any, Any], Amounts]] = {}
         self.listeners: list[Callable[[], None]] = []  # told when there may be work: an embedded worker
-        self.changed: list[Callable[[], None]] = []  # told by an embedded worker when it gave a run back
+        self.changed: list[Callable[[], None]] = []  # told whenever an embedded worker gave a run back, whichever
+        self._waiting: dict[str, set[asyncio.Event]] = {}  # those who wait for one run, by its id
 
     @property
     def world(self) -> World:
@@ -266,25 +267,43 @@ class Client:
     async def events(self, run_id: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[tuple[int, Event]]:
         """A run's events after number `after`; with `follow`, also those to come, until it ends."""
         row = self.store.find(run_id)
-        while True:
-            ended = self.store.find(row.id).status in FINAL
-            for seq, event, _ in read_events(self.store, row.number, after + 1):
-                after = seq
-                yield seq, event
-            if not follow or ended:
-                return
-            await self._something_changed()
+        with self._news_of(row.id) as told:
+            while True:
+                told.clear()
+                ended = self.store.find(row.id).status in FINAL
+                for seq, event, _ in read_events(self.store, row.number, after + 1):
+                    after = seq
+                    yield seq, event
+                if not follow or ended:
+                    return
+                await self._told_or_poll(told)
 
-    async def _something_changed(self) -> None:
-        """Until an embedded worker gave a run back, or the poll time passed."""
+    @contextlib.contextmanager
+    def _news_of(self, run_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever an embedded worker gave this run back. Clear it before reading: what happens
+        while the reader is busy with what it read is then not missed."""
         told = asyncio.Event()
-        self.changed.append(told.set)
+        self._waiting.setdefault(run_id, set()).add(told)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._world.timing.poll):
-                    await told.wait()
+            yield told
         finally:
-            self.changed.remove(told.set)
+            waiting = self._waiting[run_id]
+            waiting.remove(told)
+            if not waiting:
+                del self._waiting[run_id]
+
+    async def _told_or_poll(self, told: asyncio.Event) -> None:
+        """Until told, or the poll time passed: another process may have advanced the run, and tells nobody here."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._world.timing.poll):
+                await told.wait()
+
+    def gave_back(self, run_id: str) -> None:
+        """An embedded worker gave this run back. Tells those who wait for it, then those who ask about every run."""
+        for told in self._waiting.get(run_id, ()):
+            told.set()  # and nobody else: a thousand waiters would each read a thousand times
+        for changed in self.changed:
+            changed()
 
     # -- answering --------------------------------------------------------------------------------------------------
 
@@ -486,12 +505,14 @@ class RunHandle(Generic[R]):
 
     async def result(self, *, until_waiting: bool = False) -> Result[R]:
         """Wait until the run has ended (or, with `until_waiting`, until it waits for a person or is paused)."""
-        while True:
-            view = self.show()
-            halted = view.status == "paused" or any(wait.kind != "time" for wait in view.waits)
-            if view.ended or (until_waiting and halted and not view.row.mail and view.status != "running"):
-                return self.result_of(view)
-            await self.client._something_changed()
+        with self.client._news_of(self.id) as told:
+            while True:
+                told.clear()
+                view = self.show()
+                halted = view.status == "paused" or any(wait.kind != "time" for wait in view.waits)
+                if view.ended or (until_waiting and halted and not view.row.mail and view.status != "running"):
+                    return self.result_of(view)
+                await self.client._told_or_poll(told)
 
     def result_of(self, view: RunView) -> Result[R]:
         if self.machine is None:

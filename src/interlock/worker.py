@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from interlock.bootstrap import HasWorld
@@ -175,13 +176,14 @@ class Worker:
     def _begin(self, lease: Lease) -> None:
         task = asyncio.create_task(self._advance(lease), name=f"run {lease.snapshot.row.id}")
         self._tasks[task] = lease.snapshot.row.number
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, lease.snapshot.row.id))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         self._wake.set()
-        for told in getattr(self._host, "changed", []):
-            told()
+        gave_back = getattr(self._host, "gave_back", None)
+        if gave_back is not None:
+            gave_back(run_id)
 
     async def _advance(self, lease: Lease) -> None:
         try:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, model_validator
 
 from interlock import Client, Limits, Machine, Turn, ask, final, model_state, run, state, wait
+from interlock.client import RunHandle
+from interlock.engine.timing import Timing
 from interlock.errors import BadInput, KeyTaken, ShapeChanged, UnknownRun, WaitClosed
 from interlock.history.events import ContentChanged
 from interlock.machine.limits import Price
-from interlock.store.protocol import RunFilter
+from interlock.store.protocol import RunFilter, RunRow, Store
 from interlock.testing import ScriptedModel, choose
 from interlock.worker import Worker
 from tests.stage import Stage
@@ -124,6 +126,115 @@ def test_events_follow_a_run_to_its_end_each_once(stage: Stage) -> None:
             seqs = [seq async for seq, _ in handle.events(follow=True)]
             assert seqs == list(range(1, client.show(handle.id).row.seq + 1))
             assert [seq async for seq, _ in handle.events(after=2)] == seqs[2:]
+
+    stage.perform(scenario)
+
+
+class CountedReads:
+    """A store that counts how often a run is looked up in it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.finds = 0
+
+    def find(self, run_id: str) -> RunRow:
+        self.finds += 1
+        return self._store.find(run_id)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_a_run_that_changes_is_read_by_those_who_wait_for_it_and_by_nobody_else(stage: Stage) -> None:
+    """Else many waiters read each time for all that change: as the square of their number."""
+    waiters = 50
+
+    async def scenario() -> None:
+        counted = CountedReads(stage.store)
+        client = stage.client(store=cast(Store, counted))
+        async with Worker(client, [asking()], name="stage"):
+            handles = [await client.start(asking(), Rec()) for _ in range(waiters)]
+            results = [asyncio.create_task(handle.result()) for handle in handles]
+            await asyncio.sleep(1)
+            assert counted.finds <= 2 * waiters, "each looked when it began, and when its run began to wait"
+            for handle, result in zip(handles, results, strict=True):
+                await client.resolve(handle.id, "yes", {"text": "a"})
+                before = counted.finds
+                assert (await result).status == "completed"
+                await asyncio.sleep(1)
+                assert counted.finds - before == 1
+
+    stage.perform(scenario)
+
+
+def test_all_who_wait_for_one_run_are_told_at_once(stage: Stage) -> None:
+    """However each waits, and with a poll time that never passes."""
+
+    async def scenario() -> None:
+        async with stage.working(asking()) as client:
+            handle = await client.start(asking(), Rec())
+            followed = asyncio.create_task(_types(handle))
+            ended = [asyncio.create_task(handle.result()) for _ in range(3)]
+            halted = [asyncio.create_task(client.run(handle.id, asking()).result(until_waiting=True)) for _ in range(3)]
+            assert [(await result).status for result in halted] == ["waiting"] * 3
+            assert not any(result.done() for result in [*ended, followed])
+            await client.resolve(handle.id, "yes", {"text": "a"})
+            assert [(await result).record.text for result in ended] == ["a"] * 3
+            assert (await followed)[-1] == "Transitioned"
+        assert stage.clock.monotonic() < 1
+
+    stage.perform(scenario)
+
+
+async def _types(handle: RunHandle[Rec]) -> list[str]:
+    return [type(event).__name__ async for _, event in handle.events(follow=True)]
+
+
+def test_what_happens_while_a_follower_is_busy_is_not_missed(stage: Stage) -> None:
+    """The run ends between two of its events: nobody will tell the follower again."""
+
+    async def scenario() -> None:
+        async with stage.working(napping()) as client:
+            handle = await client.start(napping(), Rec())
+            seqs = []
+            async for seq, _ in handle.events(follow=True):
+                await asyncio.sleep(100 if seq == 1 else 0)
+                seqs.append(seq)
+            assert seqs == list(range(1, client.show(handle.id).row.seq + 1))
+        assert stage.clock.monotonic() < 1000
+
+    stage.perform(scenario)
+
+
+def test_a_run_that_another_process_advances_is_seen_within_the_poll_time(stage: Stage) -> None:
+    """Its worker tells its own client, never ours."""
+
+    async def scenario() -> None:
+        ours = stage.client(timing=Timing(poll=2, lease=1e9))
+        handle = await ours.start(asking(), Rec())
+        async with stage.working(asking(), seed=1) as theirs:
+            followed = asyncio.create_task(_types(handle))
+            assert (await handle.result(until_waiting=True)).status == "waiting"
+            ended = asyncio.create_task(handle.result())
+            await theirs.resolve(handle.id, "yes", {"text": "a"})
+            assert (await ended).status == "completed"
+            assert (await followed)[-1] == "Transitioned"
+        assert stage.clock.monotonic() <= 3 * 2
+
+    stage.perform(scenario)
+
+
+def test_who_gives_up_waiting_is_forgotten(stage: Stage) -> None:
+    async def scenario() -> None:
+        async with stage.working(asking()) as client:
+            handle = await client.start(asking(), Rec())
+            patient, hasty = asyncio.create_task(handle.result()), asyncio.create_task(handle.result())
+            await handle.result(until_waiting=True)
+            hasty.cancel()
+            await client.resolve(handle.id, "yes", {"text": "a"})
+            assert (await patient).status == "completed"
+            assert hasty.cancelled()
+            assert client._waiting == {}
 
     stage.perform(scenario)
 
