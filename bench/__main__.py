@@ -69,15 +69,16 @@ def at_once(folder: Path) -> Iterator[Figure]:
 
 
 def one_run(folder: Path) -> Iterator[Figure]:
-    """A single long run: what a turn costs early and late."""
-    runs = [measure("long", folder) for _ in range(3)]
-    late, early = (statistics.median(run[key] for run in runs) for key in ("late_ms", "early_ms"))
+    """A single long run: what a turn costs early and late, as the median one of five processes has it."""
+    runs = [measure("long", folder) for _ in range(5)]
+    middle = sorted(runs, key=lambda run: run["late_ms"] / run["early_ms"])[len(runs) // 2]
     small = measure("small", folder)["stored"]
     stored = statistics.median(run["stored"] for run in runs)
     yield Figure("commits per sequential turn", runs[0]["commits"], "", "=", 2.0)
     yield Figure("stored per turn at turn 10", small, "B", "<=", 3500)
     yield Figure("stored per turn at turn 5,000", stored, "B", "<=", 3500)
     yield Figure("stored per turn, 5,000 over 10", stored, "B", "<=", 1.05, small)
+    late, early = middle["late_ms"], middle["early_ms"]
     yield Figure("CPU per turn, 4,800-5,000 over 200-400", late, "ms", "<=", 1.1, early)
 
 

@@ -1,12 +1,13 @@
 """The workload: a turn is one model call and one reading tool call, with 2.05 KB of new text between them.
 
-The model and the tool answer at once from memory, so that what is measured is the engine and its store.
+The model and the tool answer at once from memory, so that what is measured is the engine and its store. How many runs
+of how many turns are measured at once is said here, for us and for the peers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,6 +16,7 @@ from interlock import Call, Limits, Machine, Price, final, model_state, tool
 from interlock.agent.model import Model, ModelCall, ModelReply, ModelRequest
 from interlock.machine.table import AnyMachine
 
+RUNS, TURNS = 200, 20
 MODEL = "bench:reader"
 TEXT_BYTES = 1024
 _CHANCE = random.Random(7)
@@ -43,9 +45,10 @@ async def read_page(call: Call[None], page: int) -> str:
 
 
 class Reader:
-    """A model that reads page after page, and closes the case after the last. `seen` is told each page it asks for."""
+    """A model that reads page after page, and closes the case after the last. `seen` is told each page that it asks
+    for, before it answers; what `seen` gives back is awaited, if anything."""
 
-    def __init__(self, pages: int, seen: Callable[[int], None] | None = None) -> None:
+    def __init__(self, pages: int, seen: Callable[[int], Awaitable[None] | None] | None = None) -> None:
         self.pages = pages
         self._seen = seen
 
@@ -59,8 +62,9 @@ class Reader:
         else:
             choice = ModelCall(f"call_{page}", read_page.name, {"page": page})
         reply = ModelReply(said(page), (choice,), tokens_in=400, tokens_out=300, finish="tool_call")
-        if self._seen is not None:
-            self._seen(page)
+        until = self._seen(page) if self._seen is not None else None
+        if until is not None:
+            await until
         return reply
 
 
