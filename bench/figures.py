@@ -12,24 +12,28 @@ from typing import Literal
 @dataclass(frozen=True)
 class Figure:
     """`bound` with `sense` says what must hold of `value`, or of `ratio` (value / floor) when there is a floor.
-    `bound` None: printed for the reader, nothing to hold."""
+    `bound` None: printed for the reader, nothing to hold. `value` None: it could not be measured, `missing` says why,
+    and a bound does not hold: what nobody saw proves nothing."""
 
     name: str
-    value: float
+    value: float | None
     unit: str
     sense: Literal["<=", ">=", "="] = "<="
     bound: float | None = None
     floor: float | None = None
+    missing: str = ""
 
     @property
     def ratio(self) -> float | None:
-        return None if self.floor is None else self.value / self.floor
+        return None if self.value is None or self.floor is None else self.value / self.floor
 
     @property
     def holds(self) -> bool | None:
         if self.bound is None:
             return None
         compared = self.value if self.ratio is None else self.ratio
+        if compared is None:
+            return False
         match self.sense:
             case "<=":
                 return compared <= self.bound
@@ -42,9 +46,21 @@ class Figure:
         return {**asdict(self), "ratio": self.ratio, "holds": self.holds}
 
     def as_row(self) -> list[str]:
-        bound = "" if self.bound is None else f"{self.sense} {_short(self.bound)}{'' if self.floor is None else ' x'}"
         said = {True: "holds", False: "DOES NOT HOLD", None: ""}[self.holds]
-        return [self.name, f"{_short(self.value)} {self.unit}", bound, _short(self.floor), _short(self.ratio), said]
+        if self.value is None:
+            return [self.name, "", self._bound, "", "", f"{said}, not measured: {self.missing}".removeprefix(", ")]
+        return [
+            self.name,
+            f"{_short(self.value)} {self.unit}",
+            self._bound,
+            _short(self.floor),
+            _short(self.ratio),
+            said,
+        ]
+
+    @property
+    def _bound(self) -> str:
+        return "" if self.bound is None else f"{self.sense} {_short(self.bound)}{'' if self.floor is None else ' x'}"
 
 
 def _short(value: float | None) -> str:

@@ -1,11 +1,16 @@
 """DBOS Transact on SQLite: `dbos_sqlite.py FILE RUNS TURNS`. Run with the peers' own Python.
 
 One step per model call and one per tool call; the conversation lives in the workflow's memory.
+
+DBOS documents no setting for SQLite, and its pool and threads were best as they come. The write-ahead log is our
+addition: DBOS leaves a file in the journal mode that it finds, and is faster in this one, at the same safety.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import sys
 
 from dbos import DBOS
@@ -34,9 +39,12 @@ async def agent(pages: int) -> int:
 
 async def everything() -> None:
     handles = [await DBOS.start_workflow_async(agent, TURNS) for _ in range(RUNS)]
-    await asyncio.gather(*(handle.get_result(polling_interval_sec=0.05) for handle in handles))
+    sizes = await asyncio.gather(*(handle.get_result(polling_interval_sec=0.05) for handle in handles))
+    assert sizes == [2 * TURNS] * RUNS
 
 
+with contextlib.closing(sqlite3.connect(FILE)) as db:
+    db.execute("PRAGMA journal_mode=WAL")
 DBOS(
     config={
         "name": "bench",

@@ -1,7 +1,8 @@
 """LangGraph on its SQLite saver: `langgraph_sqlite.py full|delta FILE RUNS TURNS`. Run with the peers' own Python.
 
 A think node and a tool node, the conversation in its state, every step durable before the next (`durability="sync"`).
-`full` keeps messages as its documentation says; `delta` in its DeltaChannel, which stores what was added.
+`full` keeps messages as its documentation says; `delta` in its DeltaChannel, which stores what was added. The saver
+sets its file to the write-ahead log by itself.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ async def main() -> None:
 
         async def one(number: int) -> None:
             config = {"configurable": {"thread_id": str(number)}, "recursion_limit": 10**6}
-            await graph.ainvoke({"messages": [], "page": 0}, config, durability="sync")
+            ended = await graph.ainvoke({"messages": [], "page": 0}, config, durability="sync")
+            assert ended["page"] == TURNS
 
         async def everything() -> None:
             await asyncio.gather(*(one(number) for number in range(RUNS)))
