@@ -215,7 +215,7 @@ class Broken:
 def verify_run(store: Store, row: RunRow) -> Broken | None:
     """Is the chain whole, and are the run's rows what its log folds to? None: yes."""
     events = store.events(row.number)
-    found = chain.first_break(row.id, ((s.seq, s.body, s.hash) for s in events), row.seq, row.head)
+    found = chain.first_break(row.id, events, row.seq, row.head)
     if found is not None:
         return Broken(row.id, found.seq, found.why)
     return _fold_break(store, row, events)

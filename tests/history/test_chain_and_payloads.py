@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from interlock.canonical import decode, encode, sha256
 from interlock.history import chain, payloads
 from interlock.history.events import TYPES, ToolReturned, Transitioned, from_bytes, from_json, to_json
+from interlock.store.protocol import StoredEvent
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
 SCALARS = (
@@ -47,14 +49,14 @@ def test_a_changed_byte_is_found_at_its_event(bodies: list[bytes], data: st.Data
     head, events = chain.seed("run"), []
     for seq, body in enumerate(bodies, start=1):
         head = chain.link(head, body)
-        events.append((seq, body, head))
+        events.append(StoredEvent(seq, body, head))
     assert chain.first_break("run", events, len(events), head) is None
     at = data.draw(st.integers(0, len(events) - 1))
-    seq, body, hash_ = events[at]
-    broken = chain.first_break("run", [*events[:at], (seq, body + b"!", hash_), *events[at + 1 :]], len(events), head)
-    assert broken is not None and broken.seq == seq
+    edited = replace(events[at], body=events[at].body + b"!")
+    broken = chain.first_break("run", [*events[:at], edited, *events[at + 1 :]], len(events), head)
+    assert broken is not None and broken.seq == edited.seq
     missing = chain.first_break("run", [*events[:at], *events[at + 1 :]], len(events), head)
-    assert missing is not None and missing.seq == seq
+    assert missing is not None and missing.seq == edited.seq
     other_run = chain.first_break("other", events, len(events), head)
     assert other_run is not None and other_run.seq == 1
 

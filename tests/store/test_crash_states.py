@@ -135,7 +135,7 @@ def broken(store: SqliteStore) -> str:
     if said_of_file != "ok":
         return f"integrity: {said_of_file}"
     for row in store.runs():
-        log = [(event.seq, event.body, event.hash) for event in store.events(row.number)]
+        log = store.events(row.number)
         gap = first_break(row.id, log, row.seq, row.head)
         if gap is not None:
             return f"{row.id} at {gap.seq}: {gap.why}"

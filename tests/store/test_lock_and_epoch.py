@@ -105,7 +105,7 @@ def test_processes_take_turns_and_lose_nothing(tmp_path: Path) -> None:
         assert [said(child) for child in children] == ["done"] * 3
     store = opened(path)
     for row in store.runs():
-        log = [(event.seq, event.body, event.hash) for event in store.events(row.number)]
+        log = store.events(row.number)
         assert (row.seq, first_break(row.id, log, row.seq, row.head)) == (2 * COMMITS + 1, None)
     order = [run for (run,) in store._db.execute("SELECT run FROM event WHERE seq > 1 ORDER BY number")]
     store.close()

@@ -7,21 +7,20 @@ Over digests, so that an erased body can be replaced by its digest and the chain
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from interlock.canonical import sha256
+from hashlib import sha256
+from typing import Protocol
 
 
 def seed(run_id: str) -> bytes:
     """The hash before a run's first event: ties a chain to its run."""
-    return sha256(run_id.encode("utf-8"))
+    return sha256(run_id.encode("utf-8")).digest()
 
 
 def link(before: bytes, body: bytes) -> bytes:
     """The hash of an event with this body after the hash `before`."""
-    return hashlib.sha256(before + hashlib.sha256(body).digest()).digest()
+    return sha256(before + sha256(body).digest()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +31,26 @@ class Break:
     why: str
 
 
-def first_break(run_id: str, events: Iterable[tuple[int, bytes, bytes]], count: int, head: bytes) -> Break | None:
-    """Walk (seq, body, hash) in order against the count and head that the run row holds. None: unbroken."""
+class Link(Protocol):
+    """One stored event, as the chain sees it."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def hash(self) -> bytes: ...
+
+
+def first_break(run_id: str, events: Iterable[Link], count: int, head: bytes) -> Break | None:
+    """Walk events in order against the count and head that the run row holds. None: unbroken."""
     before, expected = seed(run_id), 1
-    for seq, body, stored in events:
-        if seq != expected:
+    for event in events:
+        if event.seq != expected:
             return Break(expected, f"event {expected} is missing")
-        before = link(before, body)
-        if before != stored:
-            return Break(seq, "its bytes don't match its hash")
+        before = link(before, event.body)
+        if before != event.hash:
+            return Break(expected, "its bytes don't match its hash")
         expected += 1
     if expected - 1 != count:
         return Break(expected, f"the run has {count} events, the log {expected - 1}")

@@ -40,13 +40,15 @@ class Event(
     tag_field="type",
     tag=_in_snake_case,
 ):
-    """The root of all events. `TYPE`: the name under which a class is stored."""
+    """The root of all events. `TYPE`: the name under which a class is stored. `payloads`: how many of a stored event's
+    values lie outside it."""
 
     TYPE: ClassVar[str]
 
     at: int = 0
     ms: int = 0
     turn: int = 0
+    payloads: int = 0
 
     def __init_subclass__(cls, **config: Any) -> None:
         super().__init_subclass__(**config)

@@ -92,6 +92,9 @@ class RunState:
         handler = _APPLY.get(type(event))
         if handler is not None:
             handler(self, seq, event)
+
+    def _stand(self) -> None:
+        """Say anew how an open run stands; for what pauses it or has it wait."""
         if self.status not in FINAL:
             self.status = "paused" if self.paused else "waiting" if self.waiting else "ready"
 
@@ -257,12 +260,14 @@ def _wait_opened(run: RunState, seq: int, event: e.WaitOpened) -> None:
     run.waits = event.wait
     run.waiting[str(event.wait)] = [event.kind, event.why, seq, event.due, event.signal, event.effect]
     run.reason = event.outcome or event.why
+    run._stand()
 
 
 def _wait_ended(run: RunState, seq: int, event: e.WaitEnded) -> None:
     entry = run.waiting.pop(str(event.wait), None)
     if entry is not None and event.how == "signal":
         run.signals[entry[4]].pop(0)
+    run._stand()
 
 
 def _warned(run: RunState, seq: int, event: e.Warned) -> None:
@@ -282,10 +287,12 @@ def _extended(run: RunState, seq: int, event: e.Extended) -> None:
 
 def _paused(run: RunState, seq: int, event: e.Paused) -> None:
     run.paused, run.reason = True, event.reason or f"paused by {event.by}"
+    run._stand()
 
 
 def _resumed(run: RunState, seq: int, event: e.Resumed) -> None:
     run.paused, run.reason, run.takeovers = False, "", 0
+    run._stand()
 
 
 def _cancelled(run: RunState, seq: int, event: e.Cancelled) -> None:

@@ -1,7 +1,8 @@
 """Payloads: values over 32 KiB leave the event and are stored once, by content. In their place stands a reference.
 
-A reference is the object {"$payload": "<sha256 hex>"}. A value that happens to look like one is stored as a payload
-itself, so a reference in a stored event is always ours. Knows no store.
+A reference is the object {"$payload": "<sha256 hex>"}, and an event that has any counts them in `payloads`: elsewhere
+such an object is what somebody said. In an event with references, a value that happens to look like one is stored as a
+payload itself, so a reference there is always ours. Knows no store.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from interlock.history.events import Event, from_bytes, from_json, to_json
 
 INLINE_BYTES_MAX = 32 * 1024
 _KEY = "$payload"
-_MARK = b'"$payload"'
+_COUNT = "payloads"
 
 
 def split(event: Event) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     """The bytes of an event, and the payloads (digest, bytes) that were taken out of it."""
     whole = encode(event)
-    if len(whole) <= INLINE_BYTES_MAX and not _marked(whole):
+    if len(whole) <= INLINE_BYTES_MAX:
         return whole, ()
     taken: dict[bytes, bytes] = {}
-    return encode({name: _shrink(value, taken) for name, value in to_json(event).items()}), tuple(taken.items())
+    body = {name: _shrink(value, taken) for name, value in to_json(event).items()}
+    if not any(len(large) > INLINE_BYTES_MAX for large in taken.values()):
+        return whole, ()  # many small values; what was taken only looks like a reference
+    return encode({**body, _COUNT: len(taken)}), tuple(taken.items())
 
 
 def event_in(stored: bytes, fetch: Callable[[bytes], bytes]) -> Event:
@@ -30,11 +34,19 @@ def event_in(stored: bytes, fetch: Callable[[bytes], bytes]) -> Event:
 
     Raises ValueError for what isn't an event that this code knows.
     """
-    return from_json(join(stored, fetch)) if _marked(stored) else from_bytes(stored)
+    try:
+        event = from_bytes(stored)
+        if not event.payloads:
+            return event
+    except ValueError:  # a reference may stand where its class wants a list
+        pass
+    return from_json(join(stored, fetch))
 
 
-def _marked(body: bytes) -> bool:
-    return b"$" in body and _MARK in body  # one byte is found several times as fast
+def join(stored: bytes, fetch: Callable[[bytes], bytes]) -> dict[str, Json]:
+    """The object of a stored event with every reference replaced by what `fetch` returns for its digest."""
+    body: dict[str, Json] = decode(stored)
+    return _grow(body, fetch) if body.pop(_COUNT, 0) else body
 
 
 def _shrink(value: Json, taken: dict[bytes, bytes]) -> Json:
@@ -55,12 +67,6 @@ def _reference(body: bytes, taken: dict[bytes, bytes]) -> Json:
     digest = sha256(body)
     taken[digest] = body
     return {_KEY: digest.hex()}
-
-
-def join(stored: bytes, fetch: Callable[[bytes], bytes]) -> Json:
-    """The value of stored bytes with every reference replaced by what `fetch` returns for its digest."""
-    value = decode(stored)
-    return _grow(value, fetch) if _MARK in stored else value
 
 
 def _grow(value: Json, fetch: Callable[[bytes], bytes]) -> Json:
