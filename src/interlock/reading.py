@@ -222,10 +222,10 @@ def verify_run(store: Store, row: RunRow) -> Broken | None:
 
 
 def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken | None:
-    state, fetch = RunState(), partial(_proven_payload, store)
+    state, fetch, event_in = RunState(), partial(_proven_payload, store), payloads.event_in
     for stored in events:
         try:
-            state.apply(stored.seq, payloads.event_in(stored.body, fetch))
+            state.apply(stored.seq, event_in(stored.body, fetch))
         except (KeyError, ValueError, TypeError, StoreError) as wrong:
             return Broken(row.id, stored.seq, f"this event can't be read: {wrong}")
     for what, kept, folded in _compared(store, row, state):

@@ -48,7 +48,7 @@ def first_break(run_id: str, events: Iterable[Link], count: int, head: bytes) ->
     for event in events:
         if event.seq != expected:
             return Break(expected, f"event {expected} is missing")
-        before = link(before, event.body)
+        before = sha256(before + sha256(event.body).digest()).digest()  # `link`, without a call for each event
         if before != event.hash:
             return Break(expected, "its bytes don't match its hash")
         expected += 1

@@ -9,7 +9,7 @@ older interlock refuses by name. Knows no store and no machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
 from typing import Any, ClassVar, TypeVar
@@ -325,7 +325,9 @@ class Diverged(Event, frozen=True, kw_only=True):
 TYPES: dict[str, type[Event]] = {kind.TYPE: kind for kind in Event.__subclasses__()}
 
 _Any: Any = reduce(or_, TYPES.values())  # a union that msgspec tells apart by `type`
-_decoder = msgspec.json.Decoder(_Any)
+from_bytes: Callable[[bytes], Event] = msgspec.json.Decoder(_Any).decode
+"""The event of stored bytes, without a look at references and at what only the standard library can read: see
+`payloads.event_in`. Raises `msgspec.DecodeError`."""
 
 
 def stamped(event: E, at: int, ms: int, turn: int) -> E:
@@ -345,13 +347,4 @@ def from_json(body: Mapping[str, Json]) -> Event:
         event: Event = msgspec.convert(body, _Any)
     except msgspec.ValidationError as wrong:
         raise ValueError(f"{wrong}: written by a newer interlock, or damaged") from None
-    return event
-
-
-def from_bytes(body: bytes) -> Event:
-    """The event of stored bytes that hold no reference to a payload. Raises as `from_json` does."""
-    try:
-        event: Event = _decoder.decode(body)
-    except msgspec.DecodeError:  # also for what only the standard library reads, such as half a surrogate pair
-        return from_json(decode(body))
     return event

@@ -86,9 +86,10 @@ class RunState:
     def apply(self, seq: int, event: Event) -> None:
         """Take in event `seq`, which must be the next."""
         self.seq = seq
-        if event.ms:
-            self.spent["active_ms"] += event.ms
-            self.turn_ms += event.ms
+        ms = event.ms
+        if ms:
+            self.spent["active_ms"] += ms
+            self.turn_ms += ms
         handler = _APPLY.get(type(event))
         if handler is not None:
             handler(self, seq, event)
@@ -102,10 +103,14 @@ class RunState:
         """Close an open effect: its hold goes, what it really cost stays."""
         entry = self.open.pop(str(effect), None)
         if entry is not None:
-            self.held["tokens"] -= entry[3]
-            self.held["nanousd"] -= entry[4]
-        self.spent["tokens"] += tokens
-        self.spent["nanousd"] += nanousd
+            if entry[3]:
+                self.held["tokens"] -= entry[3]
+            if entry[4]:
+                self.held["nanousd"] -= entry[4]
+        if tokens:
+            self.spent["tokens"] += tokens
+        if nanousd:
+            self.spent["nanousd"] += nanousd
         return entry
 
     def _change(self, seq: int, index: int, change: Change, origin: str) -> None:
@@ -197,11 +202,14 @@ def _tool_called(run: RunState, seq: int, event: e.ToolCalled) -> None:
 def _effect_begun(
     run: RunState, seq: int, effect: int, attempt: int, name: str, way: str, tokens: int, nanousd: int
 ) -> None:
-    run.effects = max(run.effects, effect)
+    if effect > run.effects:
+        run.effects = effect
     run.open[str(effect)] = [attempt, name, way, tokens, nanousd, seq]
     run.spent["calls"] += 1
-    run.held["tokens"] += tokens
-    run.held["nanousd"] += nanousd
+    if tokens:
+        run.held["tokens"] += tokens
+    if nanousd:
+        run.held["nanousd"] += nanousd
 
 
 def _model_replied(run: RunState, seq: int, event: e.ModelReplied) -> None:
@@ -230,19 +238,19 @@ def _evidence_recorded(run: RunState, seq: int, event: e.EvidenceRecorded) -> No
 
 
 def _transitioned(run: RunState, seq: int, event: e.Transitioned) -> None:
+    state, to, outcome = event.state, event.to, event.outcome
     for index, change in enumerate(event.changes):
         run._change(seq, index, change, event.origin)
-    run.visits[event.state] = run.visits.get(event.state, 0) + 1
+    run.visits[state] = run.visits.get(state, 0) + 1
     run.spent["turns"] += 1 if event.counts else 0
     if event.print is not None:
-        before = run.prints.get(event.state)
+        before = run.prints.get(state)
         again = before[1] + 1 if before and before[0] == event.print else 1
-        run.prints[event.state] = [event.print, again]
-    run.wrapping = run.wrapping or event.outcome in ("limit_reached", "budget_spent")
-    if event.to != event.state:
-        _leave_conversations(run, seq, event.state)
-    run.state = event.to
-    run.reason = event.outcome
+        run.prints[state] = [event.print, again]
+    run.wrapping = run.wrapping or outcome in ("limit_reached", "budget_spent")
+    if to != state:
+        _leave_conversations(run, seq, state)
+    run.state, run.reason = to, outcome
     run._end_turn(seq)
     if event.status is not None:
         run.status = event.status

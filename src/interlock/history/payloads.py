@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import DecodeError
+
 from interlock.canonical import Json, decode, encode, sha256
 from interlock.history.events import Event, from_bytes, from_json, to_json
 
@@ -38,7 +40,7 @@ def event_in(stored: bytes, fetch: Callable[[bytes], bytes]) -> Event:
         event = from_bytes(stored)
         if not event.payloads:
             return event
-    except ValueError:  # a reference may stand where its class wants a list
+    except DecodeError:  # a reference where its class wants a list; half a surrogate pair
         pass
     return from_json(join(stored, fetch))
 
