@@ -13,13 +13,16 @@ from interlock.agent.prices import Bulk, bulk_of_message
 from interlock.canonical import Json, encode
 from interlock.history.events import (
     AttemptFailed,
+    DoubtCleared,
     Event,
     ModelCalled,
     ModelReplied,
     MoveRefused,
     ToolCalled,
     ToolReturned,
+    Transitioned,
 )
+from interlock.policy.grants import tool_origin
 
 ACCEPTED = "accepted"
 
@@ -40,7 +43,7 @@ class Conversation:
         self.seqs: list[int] = []
         self.bulk = Bulk()
         self.origins: set[str] = set()
-        self._answers: dict[int, str] = {}  # effect -> the model's call it carries out
+        self._answers: dict[int, tuple[str, str]] = {}  # effect -> the model's call it carries out, and its tool
         self._open: dict[str, str] = {}  # calls of the last reply that nobody has answered: id -> name
 
     def extend(self, events: Iterable[tuple[int, Event]]) -> None:
@@ -54,12 +57,27 @@ class Conversation:
                 case MoveRefused():
                     self.refused(seq, event.told)
                 case ToolCalled() if event.answers is not None:
-                    self._answers[event.effect] = event.answers
+                    self._answers[event.effect] = event.answers, event.tool
                 case ToolReturned() if event.effect in self._answers:
-                    self.origins.add(event.origin)
-                    self._answer(seq, self._answers[event.effect], as_text(event.value))
-                case AttemptFailed() if event.final and event.effect in self._answers:
-                    self._answer(seq, self._answers[event.effect], f"error: {event.message}")
+                    self._brought(seq, event.effect, event.value, event.origin)
+                case DoubtCleared() if event.happened and event.effect in self._answers:
+                    self._brought(seq, event.effect, event.value, tool_origin(self._answers[event.effect][1]))
+                case AttemptFailed() if event.final and not event.doubt and event.effect in self._answers:
+                    self._answer(seq, self._answers[event.effect][0], f"error: {event.message}")
+                case Transitioned():
+                    self._turn_ended(seq, event.outcome)
+
+    def _brought(self, seq: int, effect: int, value: Json, origin: str) -> None:
+        call_id, _ = self._answers[effect]
+        if call_id in self._open:
+            self.origins.add(origin)
+            self._answer(seq, call_id, as_text(value))
+
+    def _turn_ended(self, seq: int, outcome: str) -> None:
+        """Whatever else comes of a call is no longer its answer; only what the model chose may yet be accepted."""
+        for call_id, name in list(self._open.items()):
+            if name != outcome:
+                self._answer(seq, call_id, f"error: no result, the turn ended `{outcome}`")
 
     def _called(self, seq: int, event: ModelCalled) -> None:
         if event.window is not None:
@@ -85,7 +103,9 @@ class Conversation:
             self._answer(seq, call_id, told)
 
     def _answer(self, seq: int, call_id: str, text: str) -> None:
-        name = self._open.pop(call_id, "")
+        name = self._open.pop(call_id, None)
+        if name is None:  # providers take one answer to a call
+            return
         self._add(seq, Message("tool", text, call_id=call_id, name=name))
 
     def _close_calls(self, seq: int) -> None:

@@ -21,6 +21,7 @@ from interlock.history.events import (
     WaitEnded,
     WaitOpened,
 )
+from interlock.policy.grants import tool_origin
 
 Intent = ModelCalled | ToolCalled
 Result = ModelReplied | ToolReturned
@@ -88,7 +89,7 @@ class Journal:
     def _cleared(self, seq: int, entry: Entry, event: DoubtCleared) -> None:
         entry.cleared = event
         if event.happened:  # what it returned stands in this event, under the same name as in a result
-            origin = f"tool:{entry.intent.tool}" if isinstance(entry.intent, ToolCalled) else "model"
+            origin = tool_origin(entry.intent.tool) if isinstance(entry.intent, ToolCalled) else "model"
             entry.result, entry.result_seq = ToolReturned(effect=event.effect, value=event.value, origin=origin), seq
 
     def _intent(self, seq: int, event: Intent) -> None:

@@ -27,6 +27,11 @@ class Grant:
             raise NotGranted(f"state `{self.state}` does not write `{name}`: add it to its writes=")
 
 
+def tool_origin(name: str, trusted: bool = False) -> str:
+    """The origin of what a tool returned, or of what somebody who knows says that it did."""
+    return "tool" if trusted else f"tool:{name}"
+
+
 def union(origins: Iterable[str]) -> str:
     """The origin of what was made from values of these origins: all of them, sorted, joined by commas."""
     found = {part for origin in origins for part in origin.split(",") if part}
