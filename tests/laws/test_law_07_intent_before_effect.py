@@ -193,6 +193,64 @@ class TestReentry:
         assert len(seen) == 2 and seen[0] == seen[1]
         assert len(set(map(str, seen[0]))) == 4 and seen[0][1] != seen[0][2]
 
+    def test_a_branch_that_works_between_two_recorded_effects_is_waited_for(self) -> None:
+        """Its sibling's slow call is answered from the log at once, and asks for something new meanwhile."""
+        tools, slow = Tools(), Tools(before=2)
+
+        @state(tools=[tools.read, slow.keyed], within=600, calls=9)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            async def one() -> None:
+                await turn.call(tools.read, 1)
+                await asyncio.sleep(0.2)  # as `await asyncio.to_thread(parse, ...)` would take
+                await turn.call(tools.read, 2)
+
+            async def two() -> None:
+                await turn.call(slow.keyed, 3)
+                await turn.call(tools.read, 4)
+
+            await asyncio.gather(one(), two())
+            return "done"
+
+        scene = machine(work)
+
+        def before_the_fourth(write: Write) -> str:
+            starts = isinstance(write, Commit) and any(b'"args":{"n":4}' in event.body for event in write.events)
+            return "lose" if starts else ""
+
+        async def play_it(stage: Stage) -> None:
+            await stage.client.start(scene, Case(), by="test")
+            worker = await stage.worker(scene, fail=before_the_fourth)
+            await asyncio.sleep(4)
+            await stage.kill(worker)
+            await stage.worker(scene)
+            await stage.until(lambda: stage.status() in ("completed", "waiting"), 60)
+            assert stage.of(e.Diverged) == [] and stage.status() == "completed"
+
+        on_stage(play_it)
+
+    def test_a_divergence_is_said_before_a_short_turn_runs_out_of_time(self) -> None:
+        tools = Tools()
+
+        def deployed(n: int) -> Any:
+            @state(tools=tools.all, within=2)
+            async def work(turn: Turn[Case]) -> Literal["done"]:
+                await turn.call(tools.once, n)
+                await turn.sleep(60)
+                return "done"
+
+            return machine(work)
+
+        async def play_it(stage: Stage) -> None:
+            await stage.client.start(deployed(1), Case(), by="test")
+            first = await stage.worker(deployed(1))
+            await stage.until(lambda: stage.status() == "waiting")
+            await first.stop()
+            await stage.worker(deployed(7))
+            await stage.until(lambda: bool(stage.client.waiting()), 300)
+            assert stage.of(e.Diverged) and stage.client.waiting()[0].outcome == "error"
+
+        on_stage(play_it)
+
     def test_a_handler_that_was_changed_under_its_turn_is_parked(self) -> None:
         """After a deploy the turn no longer asks for what was recorded: a divergence, never papered over."""
         tools = Tools()

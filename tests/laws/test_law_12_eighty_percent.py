@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from interlock import Client, Limits, Machine, Turn, ask, final, model_state, state
+from interlock import Call, Client, Limits, Machine, Turn, ask, final, model_state, state, tool
 from interlock.agent.model import ModelRequest
 from interlock.agent.scripted import as_reply
 from interlock.client import RunHandle
@@ -152,6 +152,53 @@ def test_end_without_a_destination_is_a_person_s_and_their_answer_counts(stage: 
     assert played.status == "completed"
     opened = [(e.why, e.outcome) for e in played.events if isinstance(e, WaitOpened)]
     assert opened == [("budget", None), ("escalated", "budget_spent")]
+
+
+@pytest.mark.parametrize("moves", [{"timeout": "other"}, {}], ids=["the run has moved on", "a person has it"])
+def test_end_counts_although_the_turn_that_asked_is_over(stage: Stage, moves: dict[str, str]) -> None:
+    """Its time passed while a call was under way beside the question. Whatever came of the turn, an accepted `end` is
+    one."""
+
+    @tool(does="read", within=100)
+    async def slow(call: Call[None]) -> int:
+        await asyncio.sleep(60)
+        return 1
+
+    @state(models=[M], tools=[slow], within=20, calls=3)
+    async def work(turn: Turn[Work]) -> Literal["ok"]:
+        async def talk() -> None:
+            await turn.model(M, "a", max_tokens=20)
+            await turn.model(M, "b", max_tokens=20)
+
+        await asyncio.gather(turn.call(slow), talk())
+        return "ok"
+
+    @state()
+    async def other(turn: Turn[Work]) -> Literal["ok"]:
+        return "ok"
+
+    table: dict[str, Any] = {
+        "s": work.then({"ok": "other", "budget_spent": "lost", **moves}),
+        "other": other.then({"ok": "end", "budget_spent": "lost"}),
+        "end": final(),
+        "lost": final("failed"),
+    }
+    machine: Machine[Work, None] = Machine("m", Work, limits=Limits(tokens=560), table=table)
+    model = ScriptedModel(lambda request: ModelReply(text="hi", tokens_in=450, tokens_out=3))
+
+    async def play() -> None:
+        async with stage.working(machine, model=model) as client:
+            handle = await client.start(machine, Work())
+            await asyncio.sleep(30)
+            asked = {wait.why: wait.number for wait in client.waiting()}
+            if "escalated" in asked:
+                await client.resolve(handle.id, "ok", wait=asked["escalated"], by="bob")
+            await client.resolve(handle.id, "end", wait=asked["budget"], by="ann")
+            assert (await handle.result()).state == "lost"
+
+    stage.perform(play)
+    last = [e for e in stage.events() if isinstance(e, Transitioned)][-1]
+    assert (last.outcome, last.by) == ("budget_spent", "ann")
 
 
 def test_on_warn_end_ends_without_asking(stage: Stage) -> None:

@@ -18,8 +18,12 @@ from interlock.engine.live_run import LiveRun
 from interlock.engine.world import World
 from interlock.history.events import Diverged, Event, ValueNoted, WaitOpened
 
-REPLAY_SECONDS = 0.05
-"""How long a new effect waits for the handler to ask again for everything recorded, before that is a divergence."""
+REPLAY_SECONDS = 5.0
+"""How long a new effect waits for the handler to ask again for everything recorded, before that is a divergence: a
+branch of it may work for a while (parse in a thread, say) between two recorded effects. At most half the time that the
+turn has left, so that a divergence isn't taken for slowness."""
+
+REPLAY_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,11 @@ class Desk:
     def begin(self) -> None:
         self._under_way += 1
 
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is under way."""
+        return self._under_way > 0
+
     def done(self) -> None:
         """An attempt has ended: those who wait for held money look again."""
         self._under_way -= 1
@@ -169,16 +178,24 @@ class Desk:
     async def replayed(self) -> None:
         """Before anything new: until the handler has asked again for all that was recorded. What was recorded can
         only depend on recorded results, so a handler that doesn't ask has changed."""
+        self._refuse_if_leaving()
+        if self.journal.unasked:  # seldom
+            await self._replay()
+
+    def _refuse_if_leaving(self) -> None:
         if self.leaving:  # a handler's clean-up: entered again, the turn wouldn't ask for it
             raise asyncio.CancelledError
-        if not self.journal.unasked:  # mostly
-            return
-        for pause in (0.0, 0.0, REPLAY_SECONDS):
-            if not self.journal.unasked:
-                return
+
+    async def _replay(self) -> None:
+        now, left = asyncio.get_running_loop().time, self.run.turn_seconds_left()
+        until = now() + (REPLAY_SECONDS if left is None else min(REPLAY_SECONDS, left / 2))
+        pause = 0.0
+        while self.journal.unasked:
+            if now() >= until:
+                await self.diverge("the handler asks for something new and no longer for what is recorded")
             await asyncio.sleep(pause)
-        if self.journal.unasked:
-            await self.diverge("the handler asks for something new and no longer for what is recorded")
+            pause = min(2 * pause + 0.001, REPLAY_POLL_SECONDS)
+            self._refuse_if_leaving()
 
     async def note(self, kind: str, digest: str, value: Any) -> Any:
         """A value of time or chance: recorded the first time, the recorded one ever after."""

@@ -20,15 +20,28 @@ from interlock.policy.accounts import left, usable
 
 def preempted(run: LiveRun, desk: Desk) -> Ended | None:
     """The turn's end before it has begun. None: perform the state (or wait: see the run's status)."""
+    end = _told_to_end(desk)
+    if end is not None:
+        return Ended(EngineOutcome.BUDGET_SPENT, why=f"ended by {end.by}", by=end.by)
     escalated = [wait for wait in desk.journal.waits.values() if wait[0].why == "escalated"]
     if escalated and escalated[-1][2] is not None:
         return _resolved(desk, escalated[-1][0], escalated[-1][2])
-    for opened, _, ended in desk.journal.waits.values():
-        if opened.why == "budget" and ended is not None and ended.outcome == "end":
-            return Ended(EngineOutcome.BUDGET_SPENT, why=f"ended by {ended.by}", by=ended.by)
     if run.state.takeovers >= run.world.timing.takeovers:
         return Ended(EngineOutcome.ERROR, why=f"this turn took down {run.state.takeovers} workers")
     return _limited(run)
+
+
+def _told_to_end(desk: Desk) -> e.WaitEnded | None:
+    """A person's `end` to the question at the warning, unless the turn it ended was handed to a person since."""
+    told: e.WaitEnded | None = None
+    for _, event in desk.run.journal:
+        if isinstance(event, e.WaitEnded) and event.outcome == "end":
+            asked = desk.journal.waits.get(event.wait)
+            # No other wait outlives its turn, so one that this turn didn't open is the warning's.
+            told = event if asked is None or asked[0].why == "budget" else told
+        elif isinstance(event, e.WaitOpened) and event.why == "escalated":
+            told = None
+    return told
 
 
 def _resolved(desk: Desk, opened: e.WaitOpened, ended: e.WaitEnded) -> Ended | None:
