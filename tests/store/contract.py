@@ -191,8 +191,19 @@ class StoreContract:
         author = running(store)
         store.write([leave("a1", "i1", "signal")])
         assert store.write([author.commit(begins=True)]) == [Committed(mail=True)]
+        store.write([leave("a1", "i3", "evidence")])
+        assert store.write([author.commit(begins=True)]) == [Committed(mail=True)]
         store.write([leave("a1", "i2", "pause")])
         assert store.write([author.commit(begins=False)]) == [Committed(mail=True)]
+
+    def test_no_run_ends_while_evidence_lies_unread(self, store: Store) -> None:
+        author = running(store)
+        store.write([leave("a1", "i1", "signal"), leave("a1", "i2", "evidence")])
+        before = dump(store)
+        assert store.write([self.next_commit(store, author, ends=True)]) == [Refused("halt")]
+        assert dump(store) == before
+        assert store.write([self.next_commit(store, author, takes=("i2",))]) == [Committed(mail=True)]
+        assert store.write([self.next_commit(store, author, ends=True)]) == [Committed(mail=True)]
 
     def test_a_read_halt_refuses_no_longer(self, store: Store) -> None:
         author = running(store)

@@ -59,7 +59,8 @@ RESUBMISSIONS_MAX = 6
 
 
 class Interrupted(InterlockError):
-    """The store refused a commit: somebody paused or cancelled the run, or closed a wait first. Read the mail."""
+    """The store refused a commit: somebody paused or cancelled the run, closed a wait first, or left evidence
+    before its end. Read the mail."""
 
 
 class Write(Struct, frozen=True, gc=False):

@@ -1,6 +1,6 @@
 """Salvage: after a refused commit, take the run as the store has it and add again what is still true of the draft.
 
-Refused because of a pause or cancel (`halt`): everything but the intents, which have not started, and the run's end,
+Refused because of unread mail (`halt`): everything but the intents, which have not started, and the run's end,
 which the turn, entered again, comes to from its journal. Refused because a wait was closed by somebody else: only
 results; what followed from closing it falls away.
 """
@@ -21,6 +21,8 @@ _RESULTS = (
     e.ToolReturned,
     e.AttemptFailed,
     e.DoubtCleared,
+    e.EvidenceRecorded,
+    e.Overrun,
     e.ValueNoted,
     e.MoveRefused,
     e.TakenOver,

@@ -254,9 +254,10 @@ class Commit(Struct, frozen=True, gc=False):
     """What happened to one run, as one fact. Compare-and-set on (run, worker, fence, seq = `after`).
 
     Committed again with the same `id` right after, it answers `Committed` and writes nothing. `begins`: it starts an
-    effect, and is refused while a pause or cancel lies unread; so is one that `ends` the run by a turn's outcome, for
-    what was accepted before the end comes before it. `closes`: (wait, how) closed by compare-and-set, else
-    refused. `takes`: inbox ids consumed. `release`: the lease ends with this commit.
+    effect, and is refused while a pause or cancel lies unread; so is one that `ends` the run by a turn's outcome, also
+    while evidence lies unread: what was accepted before the end comes before it, and nobody reads it afterwards.
+    `closes`: (wait, how) closed by compare-and-set, else refused. `takes`: inbox ids consumed. `release`: the lease
+    ends with this commit.
     """
 
     id: bytes
@@ -289,7 +290,7 @@ class Stale(Struct, frozen=True, gc=False):
 
 
 class Refused(Struct, frozen=True, gc=False):
-    """Nothing was written: `halt` (pause or cancel unread), `wait` (closed by somebody else first)."""
+    """Nothing was written: `halt` (pause or cancel unread; at the end, evidence), `wait` (closed by somebody else)."""
 
     why: str
 

@@ -80,8 +80,9 @@ SELECT closed, due FROM wait WHERE run = ?1 AND number = ?2;
 UPDATE wait SET closed = ?3, closed_at = ?4 WHERE run = ?1 AND number = ?2 AND closed = '';
 
 -- halt_unread --
--- Does a pause or cancel lie unread? Then no effect may start, nor may the run end without it.
-SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND kind IN ('pause', 'cancel') LIMIT 1;
+-- Does a pause or cancel lie unread? Then no effect may start, nor may the run end without it. One that ends (?2) waits for
+-- unread evidence too: nobody claims it afterwards, and what it cost would stay a guess.
+SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND (kind IN ('pause', 'cancel') OR (?2 AND kind = 'evidence')) LIMIT 1;
 
 -- take_item --
 -- The owner consumed an inbox row.  unread -> taken

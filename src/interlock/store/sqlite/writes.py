@@ -135,7 +135,7 @@ class Writes:
         if (worker, fence, seq) != (commit.worker, commit.fence, commit.after):
             return Stale()
         halts = commit.begins or commit.ends
-        if halts and mail and self._run(self._sql["halt_unread"], (commit.run,)).fetchone():
+        if halts and mail and self._run(self._sql["halt_unread"], (commit.run, commit.ends)).fetchone():
             return Refused("halt")
         if commit.closes and not all(self._is_open(commit.run, wait) for wait, _ in commit.closes):
             return Refused("wait")
