@@ -37,39 +37,91 @@ class HasWorld(Protocol):
     def world(self) -> World: ...
 
 
-_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+@dataclass(eq=False, slots=True)
+class _Job:
+    """One call of a plain function, and how it stands."""
+
+    function: Callable[[], Any]
+    late: Callable[[Any], None] | None
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    running: bool = False
+    given_up: bool = False
+
+    def perform(self) -> None:
+        value, error = None, None
+        try:
+            value = self.function()
+        except BaseException as raised:
+            error = _bearable(raised)
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            self.loop.call_soon_threadsafe(self._answer, value, error)
+
+    def _answer(self, value: Any, error: Exception | None) -> None:
+        if self.future.cancelled():
+            if error is None and self.late is not None:
+                self.late(value)
+        elif error is None:
+            self.future.set_result(value)
+        else:
+            self.future.set_exception(error)
 
 
 class Threads:
-    """Runs plain functions in threads. One that never returns costs a thread; neither the worker nor, as the threads
-    are daemons (those of `concurrent.futures` aren't), the end of the process."""
+    """Runs plain functions in up to `threads_max` threads; the others wait, and one that is given up while it waits
+    never begins. A thread whose function is given up while it runs is written off, since it may never return, and
+    counts no more. Neither the worker nor, as the threads are daemons (those of `concurrent.futures` aren't), the end
+    of the process waits for it."""
 
     def __init__(self, threads_max: int = 64) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()  # for the counts, and for how each job stands
+        self._free = 0  # threads that wait for a job; below zero: jobs that wait for a thread
         self._threads = 0
         self._threads_max = threads_max
 
-    def __call__(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+    def __call__(self, function: Callable[[], Any], late: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        if not self._idle.acquire(blocking=False) and self._threads < self._threads_max:
+        job = _Job(function, late, loop.create_future(), loop)
+        job.future.add_done_callback(lambda future: self._give_up(job) if future.cancelled() else None)
+        self._jobs.put(job)
+        with self._lock:
+            self._free -= 1
+            self._hire()
+        return job.future
+
+    def _hire(self) -> None:
+        if self._free < 0 and self._threads < self._threads_max:
             self._threads += 1
-            threading.Thread(target=self._work, name=f"interlock-plain-{self._threads}", daemon=True).start()
-        self._jobs.put((function, future, loop))
-        return future
+            self._free += 1
+            threading.Thread(target=self._work, name="interlock-plain", daemon=True).start()
 
     def _work(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except Empty:
-                self._idle.release()
-                job = self._jobs.get()
-            if job is None:
+        while (job := self._jobs.get()) is not None:
+            if self._begins(job):
+                job.perform()
+            if self._is_written_off(job):
                 return
-            _perform(*job)
             del job  # keeps nothing alive while it waits
+
+    def _begins(self, job: _Job) -> bool:
+        with self._lock:
+            job.running = not job.given_up
+            return job.running
+
+    def _is_written_off(self, job: _Job) -> bool:
+        with self._lock:
+            written_off = job.running and job.given_up
+            job.running = False
+            self._free += not written_off
+            return written_off
+
+    def _give_up(self, job: _Job) -> None:
+        with self._lock:
+            job.given_up = True
+            if job.running:
+                self._threads -= 1
+                self._hire()
 
     def close(self) -> None:
         """What hasn't begun is dropped; nobody waits for what has."""
@@ -78,16 +130,6 @@ class Threads:
                 self._jobs.get_nowait()
         for _ in range(self._threads):
             self._jobs.put(None)
-
-
-def _perform(function: Callable[[], Any], future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:
-    value, error = None, None
-    try:
-        value = function()
-    except BaseException as raised:
-        error = _bearable(raised)
-    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-        loop.call_soon_threadsafe(_answer, future, value, error)
 
 
 def _bearable(raised: BaseException) -> Exception:
@@ -99,16 +141,7 @@ def _bearable(raised: BaseException) -> Exception:
     return error
 
 
-def _answer(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
-
-
-def at_once(function: Callable[[], Any]) -> asyncio.Future[Any]:
+def at_once(function: Callable[[], Any], late: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
     """Runs a plain function right here: for virtual time, which knows no threads."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     try:

@@ -51,8 +51,10 @@ def recount(log: Iterable[e.Event]) -> Amounts:
 
 
 def no_blind_repeat(log: Iterable[e.Event]) -> None:
-    """No tool is called while one of its calls is in doubt, and nothing that has a result is done again."""
+    """No tool is called while one of its calls is in doubt, unless to repeat one under its own key, and nothing that
+    has a result is done again."""
     doubts: dict[int, str] = {}
+    repeating: set[int] = set()  # cleared by being done again under its key, which comes next
     under_way: dict[int, e.ToolCalled | e.ModelCalled] = {}
     done: set[int] = set()
     last: dict[int, int] = {}
@@ -63,7 +65,9 @@ def no_blind_repeat(log: Iterable[e.Event]) -> None:
                 assert event.effect not in under_way, f"effect {event.effect} is under way and is done again"
                 assert event.attempt == last.get(event.effect, 0) + 1, f"effect {event.effect}: attempt {event.attempt}"
                 if isinstance(event, e.ToolCalled):
-                    assert event.tool not in doubts.values(), f"{event.tool} is called while {doubts} is in doubt"
+                    barred = event.tool in doubts.values() and event.effect not in repeating
+                    assert not barred, f"{event.tool} is called while {doubts} is in doubt"
+                    repeating.discard(event.effect)
                 last[event.effect] = event.attempt
                 under_way[event.effect] = event
             case e.ToolReturned() | e.ModelReplied():
@@ -78,15 +82,20 @@ def no_blind_repeat(log: Iterable[e.Event]) -> None:
                     assert isinstance(intent, e.ModelCalled) or intent.way == "repeat", f"{event} is no doubt"
             case e.DoubtCleared():
                 doubts.pop(event.effect)
+                if event.way == "key":
+                    repeating.add(event.effect)
                 if event.happened:
                     done.add(event.effect)
 
 
 def ends_once(log: list[e.Event]) -> None:
-    """After the event that ended the run there is nothing but evidence; event numbers of turns never run back."""
+    """After the event that ended the run there is nothing but evidence and what it says of doubts and ceilings; event
+    numbers of turns never run back."""
     ends = [at for at, event in enumerate(log) if isinstance(event, e.Cancelled) or getattr(event, "status", None)]
     if ends:
-        assert all(isinstance(event, e.EvidenceRecorded) for event in log[ends[0] + 1 :])
+        for event in log[ends[0] + 1 :]:
+            cleared = isinstance(event, e.DoubtCleared) and event.way == "evidence"
+            assert cleared or isinstance(event, e.EvidenceRecorded | e.Overrun), f"{event} comes after the end"
     turns = [event.turn for event in log]
     assert turns == sorted(turns)
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from interlock import Call, Client, Turn, Worker, state, tool
+from interlock import Call, Client, InterlockError, Turn, Worker, state, tool
 from interlock.agent.model import ModelFailed, ModelReply
 from interlock.agent.scripted import ScriptedModel
+from interlock.bootstrap import Threads, open_world
 from interlock.engine.live_run import leave_evidence
 from interlock.engine.timing import Timing
 from interlock.errors import BadInput, EffectFailed, WaitClosed
 from interlock.history import events as e
-from interlock.store.protocol import Commit
+from interlock.machine.tools import Happened
+from interlock.store.protocol import Commit, InboxItem, Leave, Write
 from tests.laws.audit import audit
 from tests.laws.machines import MODEL, Case, Tools, machine
 from tests.laws.stage import Stage, on_stage
@@ -253,6 +257,31 @@ class TestKey:
             await stage.until(lambda: stage.status() == "completed", 300)
 
         on_stage(play)
+
+    @pytest.mark.parametrize("lost", ["to a crash", "to a slow service"])
+    def test_two_doubts_of_one_tool_do_not_wait_for_each_other(self, lost: str) -> None:
+        """A repeat under its own key is no new call of the tool."""
+        tools = Tools(before=3, within=20) if lost == "to a crash" else Tools(within=3)
+        tools.slow = set() if lost == "to a crash" else {1, 2}
+
+        @state(tools=tools.all, within=300)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            await asyncio.gather(turn.call(tools.keyed, 1), turn.call(tools.keyed, 2))
+            return "done"
+
+        scene = machine(work)
+
+        async def play(stage: Stage) -> None:
+            await stage.client.start(scene, Case(), by="test")
+            first = await stage.worker(scene)
+            if lost == "to a crash":
+                await stage.until(lambda: tools.outside.calls["keyed"] == 2)
+                await stage.kill(first)
+                await stage.worker(scene)
+            await stage.until(lambda: stage.status() == "completed", 100)
+
+        on_stage(play)
+        assert tools.outside.times("keyed") == 2
 
 
 class TestLeftBehind:
@@ -530,6 +559,187 @@ class TestEvidence:
 
         on_stage(play)
 
+    def test_what_is_under_way_when_the_lease_is_lost_is_left_for_the_new_owner(self) -> None:
+        """Another branch's commit finds out that the run is lost; the call beside it comes back all the same."""
+        tools, quick = Tools(after=35, within=60), Tools()
+
+        @state(tools=[tools.once, quick.read], writes=["text"], within=3600, calls=2)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            async def beside() -> None:
+                await asyncio.sleep(25)  # longer than a lease
+                await turn.call(quick.read, 1)
+
+            turn.record.text, _ = await asyncio.gather(turn.call(tools.once, 7), beside())
+            return "done"
+
+        scene = machine(work)
+
+        async def play(stage: Stage) -> None:
+            await stage.client.start(scene, Case(), by="test")
+            sleepy = await stage.worker(scene)
+            await stage.until(lambda: tools.outside.calls["once"] == 1)
+            for task in sleepy._loops:
+                task.cancel()
+            await stage.worker(scene)
+            await stage.until(lambda: bool(stage.of(e.TakenOver)), 60)
+            assert tools.outside.calls["once"] == 1
+            await stage.until(lambda: stage.status() == "completed", 300)
+            assert [cleared.way for cleared in stage.of(e.DoubtCleared)] == ["evidence"]
+            assert stage.client.show("@last").record["text"] == "once 7"
+
+        on_stage(play)
+        assert tools.outside.times("once") == 1
+
+    def test_the_late_result_of_an_async_tool_is_kept_too(self) -> None:
+        """A tool that can't stop half-way (a transaction, say) comes back after its turn, though it was cancelled."""
+
+        @tool(does="send", within=10)
+        async def once(call: Call[None], n: int) -> str:
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                await asyncio.sleep(3)
+            return "sent"
+
+        @state(tools=[once], within=3)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            await turn.call(once, 1)
+            return "done"
+
+        scene = machine(work)
+
+        async def play(stage: Stage) -> None:
+            await stage.client.start(scene, Case(), by="test")
+            await stage.worker(scene)
+            await stage.until(lambda: bool(stage.of(e.EvidenceRecorded)), 100)
+            assert [event.value for event in stage.of(e.EvidenceRecorded)] == ["sent"]
+            assert [cleared.way for cleared in stage.of(e.DoubtCleared)] == ["evidence"]
+
+        on_stage(play)
+
+    def test_evidence_that_passes_the_ceiling_is_an_overrun_and_nothing_more_starts(self) -> None:
+        tools = Tools()
+        model = ScriptedModel(lambda request: ModelReply(text="hi", tokens_in=10, tokens_out=3), delay=40)
+
+        @state(models=[MODEL], tools=tools.all, within=600, calls=9)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            with suppress(InterlockError):
+                await turn.model(MODEL, "say hi", within=60, max_tokens=20)
+            await turn.sleep(30)
+            await turn.call(tools.once, 1)
+            return "done"
+
+        scene = machine(work, attempts=1, tokens=600)
+
+        async def play(stage: Stage) -> None:
+            await stage.client.start(scene, Case(), by="test")
+            worker = await stage.worker(scene)
+            await stage.until(lambda: len(model.requests) == 1)
+            await stage.kill(worker)
+            await stage.worker(scene)
+            await stage.until(lambda: bool(stage.of(e.WaitOpened)), 60)
+            late = e.ModelReplied(effect=1, attempt=1, text="hi", tokens_in=5000, tokens_out=10, nanousd=50)
+            leave_evidence(stage.client.world, stage.client.show("@last").id, 1, late)
+            await stage.until(lambda: bool(stage.client.waiting()), 100)
+            account = stage.store.find("@last").account
+            assert account.spent.tokens > account.ceiling.tokens
+            await stage.client.resolve("@last", "go_on", by="ann")
+            await asyncio.sleep(10)
+            [overrun] = stage.of(e.Overrun)
+            assert overrun.excess == account.spent.tokens - account.ceiling.tokens
+            assert not tools.outside.times("once")
+
+        on_stage(play, model)
+
+    def test_a_person_who_answers_between_the_reading_of_evidence_and_its_commit_wins(self) -> None:
+        """The answer was accepted, so it alone clears the doubt; the evidence is kept."""
+        tools = Tools(after=3, within=5)
+        scene = one_call(tools, "once")
+
+        async def play(stage: Stage) -> None:
+            left: list[str] = []
+
+            def decide(write: Write) -> str:
+                if isinstance(write, Commit) and any(how == "evidence" for _, how in write.closes) and not left:
+                    [asked] = stage.client.waiting()
+                    said = {"wait": asked.number, "outcome": "did_not", "fields": {}, "by": "ann", "reason": ""}
+                    item = InboxItem("d", "decision", said)
+                    [answer] = stage.store.write([Leave(asked.run, item, 1, asked.number, "decision")])
+                    left.append(type(answer).__name__)
+                return ""
+
+            await dies_during(stage, tools, scene, "once")
+            await stage.worker(scene, fail=decide)
+            await stage.until(lambda: bool(stage.client.waiting()), 300)
+            late = e.ToolReturned(effect=1, attempt=1, value="once 7")
+            leave_evidence(stage.client.world, stage.client.show("@last").id, 1, late)
+            await stage.until(lambda: stage.status() == "completed", 300)
+            assert left == ["Left"]
+            assert [(cleared.way, cleared.happened) for cleared in stage.of(e.DoubtCleared)] == [("person", False)]
+            assert [event.value for event in stage.of(e.EvidenceRecorded)] == ["once 7"]
+
+        on_stage(play)
+
+    def test_no_run_ends_before_the_evidence_that_was_left_for_it_is_read(self) -> None:
+        """It comes after the last mail was read: the end is refused, and once more nobody's charge is a guess."""
+        model = ScriptedModel(lambda request: ModelReply(text="hi", tokens_in=10, tokens_out=3), delay=2)
+
+        @state(models=[MODEL], within=600)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            await turn.model(MODEL, "say hi")
+            return "done"
+
+        scene = machine(work)
+
+        async def play(stage: Stage) -> None:
+            left: list[str] = []
+
+            def evidence(write: Write) -> str:
+                if isinstance(write, Commit) and write.ends and not left:
+                    late = e.ModelReplied(effect=1, attempt=1, text="hi", tokens_in=10, tokens_out=3, nanousd=22_000)
+                    run = stage.store.find("@last").id
+                    [answer] = stage.store.write([Leave(run, InboxItem("late", "evidence", e.to_json(late)), 1)])
+                    left.append(type(answer).__name__)
+                return ""
+
+            await stage.client.start(scene, Case(), by="test")
+            first = await stage.worker(scene)
+            await stage.until(lambda: len(model.requests) == 1)
+            await stage.kill(first)
+            await stage.worker(scene, fail=evidence)
+            await stage.until(lambda: stage.status() == "completed", 100)
+            assert left == ["Left"] and len(stage.of(e.Transitioned)) == 1
+            assert len(stage.of(e.EvidenceRecorded)) == 1
+            assert stage.store.find("@last").account.spent.tokens == 26
+
+        on_stage(play, model)
+
+    def test_evidence_left_after_a_cancel_is_read_with_it(self) -> None:
+        model = ScriptedModel(lambda request: ModelReply(text="hi", tokens_in=10, tokens_out=3), delay=40)
+
+        @state(models=[MODEL], within=600)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            await turn.model(MODEL, "say hi", within=60)
+            return "done"
+
+        scene = machine(work)
+
+        async def play(stage: Stage) -> None:
+            await stage.client.start(scene, Case(), by="test")
+            first = await stage.worker(scene)
+            await stage.until(lambda: len(model.requests) == 1)
+            await stage.kill(first)
+            await stage.client.cancel("@last", by="ann")
+            late = e.ModelReplied(effect=1, attempt=1, text="hi", tokens_in=10, tokens_out=3, nanousd=22_000)
+            leave_evidence(stage.client.world, stage.client.show("@last").id, 1, late)
+            await asyncio.sleep(1)
+            await stage.worker(scene)
+            await stage.until(lambda: stage.status() == "cancelled", 100)
+            spent = stage.store.find("@last").account.spent
+            assert (spent.tokens, spent.nanousd) == (13, 22_000)
+
+        on_stage(play, model)
+
     def test_a_paid_call_that_ends_late_is_still_paid_for(self, tmp_path: Path) -> None:
         """Real threads: a plain function is late; that it happened is no reason to take its price back."""
 
@@ -658,3 +868,49 @@ def test_no_wait_of_an_ended_turn_holds_up_the_next() -> None:
         await stage.until(lambda: stage.status() == "completed", 100)
 
     on_stage(play, model)
+
+
+def test_a_plain_function_whose_time_passed_while_it_waited_for_a_thread_is_never_called(tmp_path: Path) -> None:
+    """Real threads, but only one. What is known not to have been sent is no doubt: nobody need be asked."""
+    happened: list[int] = []
+    asked: list[int] = []
+
+    @tool(does="read", within=5)
+    def slow(call: Call[None]) -> int:
+        time.sleep(2)
+        return 1
+
+    async def probe(call: Call[None], n: int) -> Happened[str] | None:
+        asked.append(n)
+        return Happened("paid") if happened else None
+
+    @tool(does="write", probe=probe, within=0.3)
+    def pay(call: Call[None], n: int) -> str:
+        happened.append(call.attempt)
+        return "paid"
+
+    @state(tools=[slow, pay], within=20)
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        if turn.record.n == 0:
+            await turn.call(slow)
+        else:
+            await turn.call(pay, turn.record.n)
+        return "done"
+
+    scene = machine(work, attempts=2)
+
+    async def play() -> None:
+        world = open_world(f"sqlite:///{tmp_path}/s.db", timing=Timing(send_window=0.3, grace=0.1))
+        client = Client(world=replace(world, offload=Threads(1)))
+        async with Worker(client, [scene], watch=False):
+            busy = await client.start(scene, Case())
+            await asyncio.sleep(0.2)
+            await client.start(scene, Case(n=1))
+            await busy.result()
+            await asyncio.sleep(1)
+        audit(client.store)
+        world.committer.close()
+        world.store.close()
+
+    asyncio.run(play())
+    assert (happened, asked) == ([], [])

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest
 from interlock.canonical import Json, copied, fingerprint
+from interlock.clock import Clock
 from interlock.engine.live_run import LiveRun, leave_evidence
 from interlock.engine.world import Offload
 from interlock.errors import BadInput, NotDone
@@ -23,6 +26,7 @@ from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, Tool
 from interlock.machine.limits import Price, nanousd
 from interlock.machine.tools import Call, Tool, Way
 from interlock.policy.accounts import Admission, Hold, hold_for_model, hold_for_tool
+from interlock.policy.grants import tool_origin
 
 
 @dataclass(slots=True)
@@ -35,6 +39,32 @@ class AttemptError(Exception):
     happened: bool | None = None
     billed: bool = True
     retry_after: float | None = None
+
+
+class Sending:
+    """Whether one attempt is sent: decided once, by whoever comes first. The sender asks immediately before, on the
+    thread that sends; who gives up on the attempt decides that it never is."""
+
+    __slots__ = ("_before", "_clock", "_decided")
+
+    def __init__(self, clock: Clock, before: float) -> None:
+        self._clock = clock
+        self._before = before  # on the clock that counts suspend
+        self._decided = threading.Lock()
+
+    def begin(self) -> None:
+        """Now or never: raises when it is too late. Whoever slept past that moment must not send, as somebody may be
+        clearing the doubt by now."""
+        if self._clock.boottime() >= self._before or not self._decided.acquire(blocking=False):
+            raise unsent()
+
+    def give_up(self) -> bool:
+        """Nobody waits for its result any more. Whether it is certain that it wasn't sent, and never will be."""
+        return self._decided.acquire(blocking=False)
+
+
+def unsent() -> AttemptError:
+    return AttemptError("unsent", "too late to send", True, happened=False, billed=False)
 
 
 class Effect(Protocol):
@@ -54,9 +84,9 @@ class Effect(Protocol):
     def hold(self, run: LiveRun) -> Hold | Admission: ...
     def intent(self, effect: int, attempt: int, hold: Hold, send_within_ms: int) -> ModelCalled | ToolCalled: ...
     async def perform(
-        self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float
+        self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending
     ) -> ModelReplied | ToolReturned:
-        """One attempt. Raises `AttemptError`."""
+        """One attempt, if `sending` lets it begin. Raises `AttemptError`."""
         ...
 
 
@@ -102,10 +132,11 @@ class ModelEffect:
             timeout_ms=int(self.timeout * 1000),
         )
 
-    async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float) -> ModelReplied:
+    async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending) -> ModelReplied:
         request = self.request
-        if (hold.max_tokens, seconds) != (request.max_tokens, request.timeout):
-            request = replace(request, max_tokens=hold.max_tokens, timeout=seconds)
+        if hold.max_tokens != request.max_tokens:
+            request = replace(request, max_tokens=hold.max_tokens)
+        sending.begin()
         try:
             reply = await self.model.reply(request)
         except ModelFailed as failed:
@@ -180,12 +211,21 @@ class ToolEffect:
             timeout_ms=int(self.timeout * 1000),
         )
 
-    async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, seconds: float) -> ToolReturned:
-        call = self.call(run, effect, attempt, seconds)
+    async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending) -> ToolReturned:
+        call = self.call(run, effect, attempt)
+
+        def send(**arguments: Any) -> Any:
+            sending.begin()
+            return self.tool.function(call, **arguments)
+
+        def late(value: Any) -> None:  # a plain function ended after its time: what it says is evidence, not a result
+            with contextlib.suppress(BadInput):
+                leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, hold.nanousd))
+
         try:
-            value = await self._invoke(
-                self.tool.function, call, late=lambda value: self._late(run, effect, attempt, value, hold.nanousd)
-            )
+            value = await self._invoke(send, self.tool.is_async, late)
+        except AttemptError:
+            raise
         except NotDone as said:
             raise AttemptError("not_done", str(said), said.retry, False, False, said.retry_after) from said
         except asyncio.CancelledError as stray:
@@ -202,35 +242,31 @@ class ToolEffect:
             raise AttemptError("malformed", str(wrong), False, True, True) from wrong
 
     def _returned(self, effect: int, attempt: int, value: Any, nanousd: int) -> ToolReturned:
-        origin = "tool" if self.tool.trusted else f"tool:{self.tool.name}"
+        origin = tool_origin(self.tool.name, self.tool.trusted)
         return ToolReturned(effect=effect, attempt=attempt, value=self.tool.dump(value), nanousd=nanousd, origin=origin)
 
-    def _late(self, run: LiveRun, effect: int, attempt: int, value: Any, nanousd: int) -> None:
-        """A plain function ended after its time: what it says is evidence, not a result."""
-        with contextlib.suppress(BadInput):
-            leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, nanousd))
-
-    def call(self, run: LiveRun, effect: int, attempt: int, seconds: float) -> Call[Any]:
-        return Call(deps=self.deps, key=f"{run.id}-{effect}", run=run.id, attempt=attempt, seconds_left=seconds)
+    def call(self, run: LiveRun, effect: int, attempt: int) -> Call[Any]:
+        return Call(deps=self.deps, key=f"{run.id}-{effect}", run=run.id, attempt=attempt, seconds_left=self.timeout)
 
     async def probe(self, run: LiveRun, effect: int, attempt: int) -> Any:
         """What the tool's probe says: `Happened(result)` or None. Raises whatever it raises."""
-        assert self.tool.probe is not None  # only checkable tools are probed
-        return await self._invoke(self.tool.probe, self.call(run, effect, attempt, self.timeout))
+        probe = self.tool.probe
+        assert probe is not None  # only checkable tools are probed
+        ask = partial(probe, self.call(run, effect, attempt))
+        return await self._invoke(ask, inspect.iscoroutinefunction(probe))
 
     async def _invoke(
-        self, function: Callable[..., Any], call: Call[Any], late: Callable[[Any], None] | None = None
+        self, function: Callable[..., Any], is_async: bool, late: Callable[[Any], None] | None = None
     ) -> Any:
         arguments = self.tool.revive(copied(self.args))
-        known = function is self.tool.function
-        if self.tool.is_async if known else inspect.iscoroutinefunction(function):
-            return await function(call, **arguments)
-        future = self.offload(lambda: function(call, **arguments))
+        if is_async:
+            return await function(**arguments)
+        future = self.offload(lambda: function(**arguments), late)
         try:
-            return await asyncio.shield(future)
+            return await future
         except asyncio.CancelledError:
-            if late is not None:
-                future.add_done_callback(lambda done: late(done.result()) if _succeeded(done) else None)
+            if late is not None and _succeeded(future):  # it returned in the moment in which it was given up
+                late(future.result())
             raise
 
 
@@ -241,4 +277,4 @@ def _being_cancelled() -> bool:
 
 
 def _succeeded(future: asyncio.Future[Any]) -> bool:
-    return not future.cancelled() and future.exception() is None
+    return future.done() and not future.cancelled() and future.exception() is None

@@ -14,17 +14,17 @@ from typing import Any
 
 from interlock.canonical import Json
 from interlock.engine import doubts
-from interlock.engine.attempts import AttemptError, Effect, ToolEffect
+from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect, unsent
 from interlock.engine.desk import Desk
-from interlock.engine.journal import Entry
-from interlock.engine.live_run import Interrupted
+from interlock.engine.journal import Entry, Result
+from interlock.engine.live_run import Interrupted, leave_evidence
 from interlock.errors import EffectFailed, StaleLease, StoreError
-from interlock.history.events import AttemptFailed, DoubtCleared, Overrun, ToolCalled, WaitOpened, Warned
+from interlock.history.events import AttemptFailed, DoubtCleared, ToolCalled, WaitOpened, Warned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
 from interlock.machine.tools import Tool, Way
-from interlock.policy.accounts import Admission, Hold, ended_by_warning, excess, warned, warnings_due
+from interlock.policy.accounts import Admission, Hold, ended_by_warning, overruns, warned, warnings_due
 from interlock.policy.retry import RETRY_AFTER_MAX, delay_seconds
 
 _OUTCOME_OF_FAILURE: Mapping[str, str] = {
@@ -62,7 +62,8 @@ class Effects:
         try:
             return await self._finish(effect, entry)
         except (StaleLease, Interrupted, StoreError) as broken:
-            await self.desk.break_off(broken, settled=isinstance(broken, Interrupted))
+            # What is under way beside it is paid for: it is saved, or left for whoever holds the run now.
+            await self.desk.break_off(broken, settled=not isinstance(broken, StoreError))
 
     async def _finish(self, effect: Effect, entry: Entry | None) -> Entry:
         number = self.run.next_effect() if entry is None else entry.effect
@@ -108,7 +109,7 @@ class Effects:
             if warned(self.run.state):
                 await self._hand_over()
             if isinstance(effect, ToolEffect) and (self.run.state.doubts or self.run.state.open):
-                await self.clear_left_behind(effect.name, but=number)
+                await self._clear_others(effect.name, number)
             hold = effect.hold(self.run)
             if isinstance(hold, Hold):
                 return hold
@@ -140,44 +141,52 @@ class Effects:
         hold = await self._permit(effect, number)
         self.desk.begin()
         try:
-            send_before_boot = self.world.clock.boottime() + self.world.timing.send_window
-            send_within_ms = int(self.world.timing.send_window * 1000)
+            clock, window = self.world.clock, self.world.timing.send_window
+            sending = Sending(clock, clock.boottime() + window)
             if str(number) in self.run.state.doubts:  # in one commit with the repeat: neither is without the other
                 reason = "done again under its key"
                 self.desk.add(DoubtCleared(effect=number, way=Way.KEY, happened=False, reason=reason))
-            self.desk.add(effect.intent(number, attempt, hold, send_within_ms))
+            self.desk.add(effect.intent(number, attempt, hold, int(window * 1000)))
             entry = self.desk.journal.entries[number]
             await self.run.durable()
-            await self._perform(effect, entry, hold, send_before_boot)
+            await self._perform(effect, entry, hold, sending)
         finally:
             self.desk.done()
         if effect.way != Way.REPEAT:
             await self.run.durable()
         return entry
 
-    async def _perform(self, effect: Effect, entry: Entry, hold: Hold, send_before_boot: float) -> None:
+    async def _perform(self, effect: Effect, entry: Entry, hold: Hold, sending: Sending) -> None:
         try:
             if self.desk.closed:  # its turn ended while its intent was on its way
                 raise asyncio.CancelledError
-            # A worker that slept past this moment must not send: somebody may be clearing the doubt by now.
-            if self.world.clock.boottime() >= send_before_boot:
-                raise AttemptError("unsent", "too late to send", True, happened=False, billed=False)
             with self.run.alarms.within(effect.timeout):
-                result = await effect.perform(self.run, entry.effect, entry.intent.attempt, hold, effect.timeout)
+                result = await effect.perform(self.run, entry.effect, entry.intent.attempt, hold, sending)
         except TimeoutError:
             late = AttemptError("timeout", f"no answer within {effect.timeout:g} s", True)
-            self._record_failure(entry, hold.tokens, hold.nanousd, late)
+            self._record_failure(entry, hold.tokens, hold.nanousd, unsent() if sending.give_up() else late)
         except AttemptError as failed:
             self._record_failure(entry, hold.tokens, hold.nanousd, failed)
         except asyncio.CancelledError:
-            if not self.desk.leaving and not self.desk.closed:  # the handler itself gave up on it
-                given_up = AttemptError("cancelled", "the handler didn't wait for it", True)
-                self._record_failure(entry, hold.tokens, hold.nanousd, given_up)
+            given_up = AttemptError("cancelled", "the handler didn't wait for it", True)
+            never_sent = sending.give_up()
+            if not self.desk.closed and (never_sent or not self.desk.leaving):  # else it is abandoned with its turn
+                self._record_failure(entry, hold.tokens, hold.nanousd, unsent() if never_sent else given_up)
             raise
         else:
-            self.desk.add(result)
-            self.run.soon()
-        self._say_overrun(entry.effect)
+            self._take(result)
+        for overrun in overruns(self.run.state, entry.effect):
+            self.desk.add(overrun)
+
+    def _take(self, result: Result) -> None:
+        if self.desk.closed:  # it came in spite of its cancellation, after its turn
+            leave_evidence(self.world, self.run.id, self.run.fence, result)
+            raise asyncio.CancelledError
+        if isinstance(self.run.broken, StaleLease):
+            leave_evidence(self.world, self.run.id, self.run.fence, result)
+            raise self.run.broken
+        self.desk.add(result)
+        self.run.soon()
 
     def _lose(self, entry: Entry) -> None:
         """The attempt's worker is gone, and with it the result: its worst case is charged until more is known."""
@@ -206,12 +215,6 @@ class Effects:
         )
         self.run.soon()
 
-    def _say_overrun(self, effect: int) -> None:
-        if self.run.state.overrun:
-            return
-        for dimension, over in excess(self.run.state):
-            self.desk.add(Overrun(effect=effect, dimension=dimension, excess=over))
-
     # -- doubts of other calls --------------------------------------------------------------------------------------
 
     async def leave_nothing_in_doubt(self) -> None:
@@ -223,6 +226,11 @@ class Effects:
             for number in under_way:  # its task was cancelled between the intent and the sending
                 self._lose(self.desk.journal.entries[number])
         await self.clear_left_behind(ask=True)
+
+    async def _clear_others(self, tool_name: str, number: int) -> None:
+        # A repeat under its own key is no new call; and two such would wait for each other.
+        if str(number) not in self.run.state.doubts:
+            await self.clear_left_behind(tool_name, but=number)
 
     async def clear_left_behind(self, tool_name: str | None = None, *, but: int = 0, ask: bool = False) -> None:
         """Clear doubts that nobody is clearing (of one tool, or all) and wait for the others: before it is called anew,

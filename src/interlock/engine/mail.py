@@ -9,6 +9,7 @@ from interlock.engine.live_run import LiveRun
 from interlock.engine.people import RETRY, take_signal
 from interlock.history import events as e
 from interlock.machine.outcomes import EXHAUSTED
+from interlock.policy.accounts import overruns
 from interlock.store.protocol import InboxItem
 
 
@@ -19,8 +20,8 @@ async def read(run: LiveRun) -> None:
     items, run.inbox, run.mail = run.inbox, [], False
     # A decision closed its wait when it was accepted: what came before it and would close that wait too is too late.
     for item in sorted(items, key=lambda item: item.kind != "decision"):
-        if run.ended:
-            break
+        if run.ended and item.kind != "evidence":  # what a late result cost belongs into an ended run's account too
+            continue
         _READERS.get(item.kind, _dropped)(run, item)
     if items:
         await run.durable()
@@ -113,21 +114,27 @@ def _evidence(run: LiveRun, item: InboxItem) -> None:
     """A late result: it is the result if the attempt is still open, else it clears a doubt and corrects a charge."""
     late = e.from_json(item.body)
     assert isinstance(late, e.ModelReplied | e.ToolReturned)
-    number = str(late.effect)
-    held = run.state.open.get(number)
+    held = run.state.open.get(str(late.effect))
     if held is not None and held[0] == late.attempt:
         run.add(late)
         run.inbox_taken(item.id)
-        return
+    else:
+        _kept(run, late, item.id)
+    for overrun in overruns(run.state, late.effect):
+        run.add(overrun)
+
+
+def _kept(run: LiveRun, late: e.ModelReplied | e.ToolReturned, inbox: str) -> None:
     tokens, nanousd = _charged(run, late)
     value: Json = late.value if isinstance(late, e.ToolReturned) else None
-    doubt = run.state.doubts.get(number)
+    doubt = run.state.doubts.get(str(late.effect))
     # Attempts under one key are one deed outside; otherwise an attempt says nothing of those after it.
     if doubt is not None and (doubt[0] == late.attempt or doubt[2] == "key"):
-        run.add(e.DoubtCleared(effect=late.effect, way="evidence", happened=True, value=value))
+        # The question goes first: if a person answers it before this is committed, what followed falls away with it.
         for wait, (_, why, _, _, _, effect) in list(run.state.waiting.items()):
             if why == "doubt" and effect == late.effect:
                 run.add(e.WaitEnded(wait=int(wait), how="evidence"))
+        run.add(e.DoubtCleared(effect=late.effect, way="evidence", happened=True, value=value))
     spent = late.tokens_in + late.tokens_out if isinstance(late, e.ModelReplied) else 0
     run.add(
         e.EvidenceRecorded(
@@ -136,7 +143,7 @@ def _evidence(run: LiveRun, item: InboxItem) -> None:
             value=value,
             tokens=spent - tokens,
             nanousd=late.nanousd - nanousd,
-            inbox=item.id,
+            inbox=inbox,
         )
     )
 

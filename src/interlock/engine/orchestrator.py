@@ -135,7 +135,7 @@ class Orchestrator:
         finally:
             run.alarms.clear(alarm)
             desk.close()
-            if not task.done():
+            if not task.done() and not (task.cancelling() and desk.busy):  # an attempt may end what it can't break off
                 task.cancel()
 
     async def _perform(self, desk: Desk, ended: Ended | None) -> Ended:

@@ -21,9 +21,12 @@ from interlock.store.protocol import Store
 
 
 class Offload(Protocol):
-    """Runs a plain function without blocking the loop."""
+    """Runs a plain function without blocking the loop. Whoever cancels the future has given up on it: a function that
+    hasn't begun never does, and `late` is told what one that has returns after all."""
 
-    def __call__(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
+    def __call__(
+        self, function: Callable[[], Any], late: Callable[[Any], None] | None = None
+    ) -> asyncio.Future[Any]: ...
 
 
 class PriceOf(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from interlock.history.events import Overrun
 from interlock.history.fold import RunState
 from interlock.machine.limits import Price
 
@@ -112,9 +113,11 @@ def warned(run: RunState) -> bool:
     return False
 
 
-def excess(run: RunState) -> Iterator[tuple[str, int]]:
-    """(dimension, amount) by which spending is above a ceiling."""
+def overruns(run: RunState, effect: int) -> Iterator[Overrun]:
+    """What has to be said when an effect is settled: by how much it passes a ceiling. Once, until that is extended."""
+    if run.overrun:
+        return
     for dimension in MONEY:
         over = run.spent[dimension] - run.ceiling[dimension]
         if over > 0:
-            yield dimension, over
+            yield Overrun(effect=effect, dimension=dimension, excess=over)
