@@ -23,7 +23,7 @@ from interlock.engine.live_run import LiveRun, leave_evidence
 from interlock.engine.world import Offload
 from interlock.errors import BadInput, NotDone
 from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, ToolReturned
-from interlock.machine.limits import Price, nanousd
+from interlock.machine.limits import Price
 from interlock.machine.tools import Call, Tool, Way
 from interlock.policy.accounts import Admission, Hold, hold_for_model, hold_for_tool
 from interlock.policy.grants import tool_origin
@@ -195,7 +195,7 @@ class ToolEffect:
         return self.tool.within
 
     def hold(self, run: LiveRun) -> Hold | Admission:
-        return hold_for_tool(run.state, nanousd(self.tool.usd_max))
+        return hold_for_tool(run.state, self.tool.nanousd_max)
 
     def intent(self, effect: int, attempt: int, hold: Hold, send_within_ms: int) -> ToolCalled:
         return ToolCalled(

@@ -59,21 +59,18 @@ class Effects:
             await self.desk.replayed()
         elif entry.result is not None:
             return entry
+        number = self.run.next_effect() if entry is None else entry.effect
         try:
-            return await self._finish(effect, entry)
+            self.desk.at_work.add(number)
+            try:
+                entry = entry or await self._try(effect, number, 1)
+                return entry if entry.result is not None else await self._go_on(effect, entry)
+            finally:
+                self.desk.at_work.discard(number)
+                self.desk.wake()
         except (StaleLease, Interrupted, StoreError) as broken:
             # What is under way beside it is paid for: it is saved, or left for whoever holds the run now.
             await self.desk.break_off(broken, settled=not isinstance(broken, StoreError))
-
-    async def _finish(self, effect: Effect, entry: Entry | None) -> Entry:
-        number = self.run.next_effect() if entry is None else entry.effect
-        self.desk.at_work.add(number)
-        try:
-            entry = entry or await self._try(effect, number, 1)
-            return entry if entry.result is not None else await self._go_on(effect, entry)
-        finally:
-            self.desk.at_work.discard(number)
-            self.desk.wake()
 
     async def _go_on(self, effect: Effect, entry: Entry) -> Entry:
         while entry.result is None:

@@ -6,7 +6,7 @@ Made of the events after the turn's first; entered anew, a turn is answered from
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from interlock.history.events import (
     AttemptFailed,
@@ -41,7 +41,6 @@ class Entry:
     cleared: DoubtCleared | None = None  # of the last attempt
     refused: bool = False  # its reply was no legal move, and the model was told
     left_behind: bool = False  # it belongs to an earlier turn, which left it in doubt
-    parked: list[int] = field(default_factory=list)  # waits opened on its behalf
 
     @property
     def under_way(self) -> bool:

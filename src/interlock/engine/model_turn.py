@@ -125,19 +125,16 @@ class _ModelTurn:
         desk = self.desk
         effects = [ToolEffect(tool, args, desk.deps, desk.world.offload, answers=call) for call, tool, args in calls]
         if len(effects) == 1:  # mostly
-            await self._told(effects[0])
+            try:
+                await self.effects.carry_out(effects[0])
+            except EffectFailed as failed:
+                if failed.outcome != EngineOutcome.ERROR:
+                    raise
             return
         ends = await asyncio.gather(*(self.effects.carry_out(effect) for effect in effects), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException) and getattr(end, "outcome", None) != EngineOutcome.ERROR:
                 raise end
-
-    async def _told(self, effect: ToolEffect) -> None:
-        try:
-            await self.effects.carry_out(effect)
-        except EffectFailed as failed:
-            if failed.outcome != EngineOutcome.ERROR:
-                raise
 
     def _origin(self, talk: Conversation) -> str:
         reads = self.run.machine.record.model_fields if self.state.reads is None else self.state.reads

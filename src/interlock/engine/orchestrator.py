@@ -140,21 +140,17 @@ class Orchestrator:
 
     async def _perform(self, desk: Desk, ended: Ended | None) -> Ended:
         try:
-            return await self._to_its_end(desk, ended)
+            if ended is None:
+                ended = await self._performed(desk, desk.run.machine.row(desk.run.state.state).state)
+                if desk.journal.unasked:
+                    await desk.diverge("the handler ended without asking for what is recorded")
+            if (desk.run.state.doubts or desk.run.state.open) and completes(desk.run, ended):
+                # Not `completed` while anything may or may not have happened.
+                await Effects(desk, 0).leave_nothing_in_doubt()
+            desk.leaving = True  # what a handler's task still asks for now comes too late
+            return ended
         finally:
             desk.wind_up()
-
-    async def _to_its_end(self, desk: Desk, ended: Ended | None) -> Ended:
-        state = desk.run.machine.row(desk.run.state.state).state
-        if ended is None:
-            ended = await self._performed(desk, state)
-            if desk.journal.unasked:
-                await desk.diverge("the handler ended without asking for what is recorded")
-        if (desk.run.state.doubts or desk.run.state.open) and completes(desk.run, ended):
-            # Not `completed` while anything may or may not have happened.
-            await Effects(desk, 0).leave_nothing_in_doubt()
-        desk.leaving = True  # what a handler's task still asks for now comes too late
-        return ended
 
     async def _performed(self, desk: Desk, state: Any) -> Ended:
         try:

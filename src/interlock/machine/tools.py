@@ -17,6 +17,7 @@ from pydantic_core import PydanticSerializationError, PydanticUndefined
 
 from interlock.canonical import Json, encode, fingerprint, in_order
 from interlock.errors import BadInput
+from interlock.machine.limits import nanousd
 
 D = TypeVar("D")
 P = ParamSpec("P")
@@ -77,6 +78,11 @@ class Tool(Generic[D, P, T]):
         if self.keyed:
             return Way.KEY
         return Way.PROBE if self.probe is not None else Way.PERSON
+
+    @cached_property
+    def nanousd_max(self) -> int:
+        """Nano-dollars that one call costs at most."""
+        return nanousd(self.usd_max)
 
     @cached_property
     def is_async(self) -> bool:

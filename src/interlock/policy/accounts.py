@@ -7,8 +7,9 @@ if spent + held + its worst case stays within the ceiling, less what is reserved
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from interlock.history.events import Overrun
 from interlock.history.fold import RunState
@@ -29,8 +30,7 @@ class Admission(StrEnum):
     CALLS = "calls"  # the calls are used up: `limit_reached`
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True, gc=False):
     """What is set aside for one attempt, and the output bound that was paid for."""
 
     tokens: int
@@ -45,7 +45,8 @@ def usable(run: RunState, dimension: str) -> int:
 
 
 def left(run: RunState, dimension: str) -> int:
-    return usable(run, dimension) - run.spent[dimension] - run.held[dimension]
+    ceiling = run.ceiling[dimension] if run.wrapping or not run.reserve else usable(run, dimension)
+    return ceiling - run.spent[dimension] - run.held[dimension]
 
 
 def hold_for_model(run: RunState, input_bound: int, max_tokens: int, price: Price) -> Hold | Admission:
@@ -57,12 +58,15 @@ def hold_for_model(run: RunState, input_bound: int, max_tokens: int, price: Pric
         return Admission.CALLS
     if run.overrun:
         return Admission.SPENT
-    busy = any(run.held[dimension] for dimension in MONEY)
+    whole = Hold(input_bound + max_tokens, price.cost_max(input_bound, max_tokens), max_tokens)
+    if whole.tokens <= left(run, "tokens") and whole.nanousd <= left(run, "nanousd"):
+        return whole
+    if any(run.held[dimension] for dimension in MONEY):
+        return Admission.HELD
     output = _output_that_fits(run, input_bound, max_tokens, price)
-    if output >= max_tokens or (output >= OUTPUT_TOKENS_MIN and not busy):
-        output = min(output, max_tokens)
-        return Hold(input_bound + output, price.cost_max(input_bound, output), output)
-    return Admission.HELD if busy else Admission.SPENT
+    if output < OUTPUT_TOKENS_MIN:
+        return Admission.SPENT
+    return Hold(input_bound + output, price.cost_max(input_bound, output), output)
 
 
 def _output_that_fits(run: RunState, input_bound: int, max_tokens: int, price: Price) -> int:
@@ -81,7 +85,7 @@ def hold_for_tool(run: RunState, nanousd: int) -> Hold | Admission:
         return Admission.CALLS
     if run.overrun:
         return Admission.SPENT
-    if nanousd <= left(run, "nanousd") or nanousd == 0:
+    if nanousd == 0 or nanousd <= left(run, "nanousd"):
         return Hold(0, nanousd)
     return Admission.HELD if run.held["nanousd"] else Admission.SPENT
 
