@@ -100,11 +100,6 @@ def test_a_longer_request_has_no_lower_bound(request: ModelRequest, more: str) -
         assert input_bound(longer, mode) > input_bound(request, mode)
 
 
-def test_a_learned_ratio_replaces_the_estimate() -> None:
-    request = ModelRequest("m", (Message("user", "x" * 4000),))
-    assert input_bound(request, "estimate", bytes_per_token=4) < input_bound(request, "estimate") < 2000
-
-
 def test_the_worst_cost_is_all_input_at_its_dearest_and_all_output_allowed() -> None:
     assert Price.per_million(1, 10, cached_input=0.1).cost_max(1000, 500) == 1000 * 1000 + 500 * 10_000
     assert Price.per_million(1, 10, cached_input=2).cost_max(1000, 500) == 1000 * 2000 + 500 * 10_000

@@ -214,6 +214,17 @@ def test_estimate_mode_holds_less_and_may_overshoot_once(stage: Stage) -> None:
     assert_log(soft, overrun=1)
 
 
+def test_estimate_mode_learns_from_what_a_model_bills(stage: Stage) -> None:
+    """A model that bills little has less held for its later calls; what was held stands in each intent."""
+
+    def little(request: ModelRequest) -> ModelReply:
+        return ModelReply(text="k", tokens_in=request.size_bytes() // 10, tokens_out=1)
+
+    played = stage.play(sequential(9, tokens=50_000, mode="estimate"), Work(), model=ScriptedModel(little))
+    held = [event.hold_tokens for event in played.events if isinstance(event, ModelCalled)]
+    assert held[0] == held[2] > held[3] == held[-1]
+
+
 def test_every_call_names_its_price_and_its_output_bound(stage: Stage) -> None:
     played = stage.play(sequential(1), Work(), model=ScriptedModel(full))
     called = next(e for e in played.events if isinstance(e, ModelCalled))

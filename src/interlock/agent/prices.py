@@ -79,10 +79,10 @@ class Bulk(Struct, frozen=True, gc=False):
         the figures above."""
         return self.bytes + self.framing
 
-    def tokens_likely(self, bytes_per_token: float = ESTIMATED_BYTES_PER_TOKEN) -> int:
-        """Tokens that it will hardly exceed; `bytes_per_token` is better learned from settled calls of the model."""
+    def tokens_likely(self) -> int:
+        """Tokens that it will hardly exceed, for a model that nothing is known of (see `agent.estimates`)."""
         # Framing follows the number of parts and not their size; the documented figures are a third of the hard ones.
-        return ceil(self.bytes / bytes_per_token) + self.framing // 3
+        return ceil(self.bytes / ESTIMATED_BYTES_PER_TOKEN) + self.framing // 3
 
 
 def bulk_of(request: ModelRequest) -> Bulk:
@@ -103,15 +103,10 @@ def bulk_of_message(message: Message) -> Bulk:
     return Bulk(message.size_bytes(), MESSAGE_TOKENS + CALL_TOKENS * calls)
 
 
-def input_bound(
-    request: ModelRequest,
-    mode: Literal["hard", "estimate"] = "hard",
-    *,
-    bytes_per_token: float = ESTIMATED_BYTES_PER_TOKEN,
-) -> int:
+def input_bound(request: ModelRequest, mode: Literal["hard", "estimate"] = "hard") -> int:
     """Tokens that `request` may be billed for as input: never more ("hard"), or hardly ("estimate")."""
     bulk = bulk_of(request)
-    return bulk.tokens_max if mode == "hard" else bulk.tokens_likely(bytes_per_token)
+    return bulk.tokens_max if mode == "hard" else bulk.tokens_likely()
 
 
 @lru_cache(maxsize=512)

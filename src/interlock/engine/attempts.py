@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest
+from interlock.agent.prices import Bulk
 from interlock.canonical import Json, copied, fingerprint
 from interlock.clock import Clock
 from interlock.engine.live_run import LiveRun, leave_evidence
@@ -98,7 +99,7 @@ class ModelEffect:
     request: ModelRequest
     price: Price
     digest: str
-    input_tokens: int  # what the request may be billed for as input, by the run's mode
+    bulk: Bulk  # the request's
     thread: str | None = None
     prompt: str | None = None
     window: int | None = None
@@ -113,7 +114,9 @@ class ModelEffect:
         return self.request.timeout
 
     def hold(self, run: LiveRun) -> Hold | Admission:
-        return hold_for_model(run.state, self.input_tokens, self.request.max_tokens, self.price)
+        hard = run.state.mode == "hard"
+        tokens_in = self.bulk.tokens_max if hard else run.world.estimates.tokens(self.name, self.bulk)
+        return hold_for_model(run.state, tokens_in, self.request.max_tokens, self.price)
 
     def intent(self, effect: int, attempt: int, hold: Hold, send_within_ms: int) -> ModelCalled:
         return ModelCalled(
@@ -143,6 +146,8 @@ class ModelEffect:
             raise AttemptError(
                 failed.kind, failed.message, failed.kind in RETRYABLE, None, failed.billed, failed.retry_after
             ) from failed
+        if run.state.mode != "hard":
+            run.world.estimates.settle(self.name, self.bulk, reply.tokens_in)
         return self._replied(effect, attempt, reply)
 
     def _replied(self, effect: int, attempt: int, reply: ModelReply) -> ModelReplied:

@@ -125,8 +125,7 @@ def model_effect(desk: Desk, request: ModelRequest, bulk: Bulk, digest: str, **m
     if bulk.tokens_max > WINDOW_BYTES:
         why = f"{bulk.tokens_max} bytes would be sent, the window holds {WINDOW_BYTES}"
         raise EffectFailed(EngineOutcome.OVERFLOW, why)
-    tokens_in = bulk.tokens_max if desk.run.state.mode == "hard" else bulk.tokens_likely()
-    return ModelEffect(world.models.find(name), request, price, digest, tokens_in, **more)
+    return ModelEffect(world.models.find(name), request, price, digest, bulk, **more)
 
 
 def _request(model: str, prompt: str, returns: Any, max_tokens: int, within: float) -> ModelRequest:

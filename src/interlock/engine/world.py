@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
+from interlock.agent.estimates import Estimates
 from interlock.agent.model import Models
 from interlock.clock import Clock
 from interlock.engine.committer import Committer
@@ -49,6 +50,7 @@ class World:
     timing: Timing = field(default_factory=Timing)
     model: str | None = None
     rounds: Rounds = field(default_factory=Rounds)
+    estimates: Estimates = field(default_factory=Estimates)
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")
