@@ -18,8 +18,8 @@ from pydantic import AliasChoices, AliasPath, BaseModel
 from interlock.agent.model import Model, Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import Threads, open_world
-from interlock.canonical import Json, fingerprint
-from interlock.engine.live_run import account_of, cell_of
+from interlock.canonical import Json, fingerprint, in_key_order
+from interlock.engine.live_run import account_of, cell_of, row_of
 from interlock.engine.record import dump_record, load_record
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
@@ -32,7 +32,7 @@ from interlock.machine.limits import DIMENSIONS, Amounts, Price, nanousd
 from interlock.machine.rules.remark import near
 from interlock.machine.table import AnyMachine, Machine
 from interlock.machine.worst_case import ceiling_of
-from interlock.reading import Broken, OpenWait, RunView, open_wait, read_events, read_run, verify_run
+from interlock.reading import Broken, OpenWait, RunView, open_wait, read_events, read_run, verify_runs
 from interlock.store.protocol import (
     Answer,
     Failed,
@@ -40,7 +40,6 @@ from interlock.store.protocol import (
     Leave,
     Left,
     Over,
-    RowChange,
     RunFilter,
     Shut,
     Start,
@@ -185,26 +184,15 @@ class Client:
         body, large = payloads.split(event)
         state = RunState()
         state.apply(1, event)
-        row = RowChange(
-            status=state.status,
-            reason="",
-            state=state.state,
-            turn=1,
-            turn_seq=state.turn_seq,
-            content=machine.content,
-            wake_at=None,
-            deadline_at=None,
-            live=state.live(),
-        )
         return Start(
             id=run_id,
             machine=machine.name,
             shape=machine.shape,
             tenant="",
             key=key,
-            input_digest=fingerprint(values),
+            input_digest=fingerprint(in_key_order(values)),
             event=StoredEvent(1, body, chain.link(chain.seed(run_id), body)),
-            row=row,
+            row=row_of(state),
             cells=tuple(cell_of(name, pointer) for name, pointer in state.moved),
             account=account_of(state),
             payloads=large,
@@ -261,8 +249,7 @@ class Client:
 
     def verify(self, run_id: str | None = None) -> list[Broken]:
         """What is wrong with the log of one run, or of all. Empty: nothing."""
-        rows = [self.store.find(run_id)] if run_id else self.store.runs(RunFilter(limit=2**31))
-        return [found for row in rows if (found := verify_run(self.store, row)) is not None]
+        return verify_runs(self.store, run_id).broken
 
     async def events(self, run_id: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[tuple[int, Event]]:
         """A run's events after number `after`; with `follow`, also those to come, until it ends."""

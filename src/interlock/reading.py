@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from interlock.canonical import Json, decode, sha256
-from interlock.engine.live_run import account_of, cell_of, pointers_of
+from interlock.engine.live_run import account_of, cell_of, pointers_of, row_of
 from interlock.engine.mail import RESTORED
-from interlock.errors import StoreError
+from interlock.errors import DamagedStore, StoreError
 from interlock.history import chain, payloads
-from interlock.history.events import Event, WaitOpened
+from interlock.history.events import Event, RunStarted, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
 from interlock.machine.limits import Amounts, dollars
 from interlock.store.protocol import RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
@@ -212,6 +212,35 @@ class Broken:
         return {"run": self.run, "seq": self.seq, "why": self.why}
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How much `verify` looked at, and what it found."""
+
+    runs: int
+    events: int
+    broken: list[Broken]
+
+
+def verify_runs(store: Store, run_id: str | None = None) -> Verified:
+    """One run, or all of the store; then also whether there are events that no run answers for."""
+    rows = store.runs(RunFilter(limit=2**31)) if run_id is None else [store.find(run_id)]
+    broken = [found for row in rows if (found := _looked_at(store, row)) is not None]
+    if run_id is None:
+        broken += [
+            Broken("", seq, f"no run has the number {number}, of which there are events")
+            for number, seq in store.strays()
+        ]
+    return Verified(len(rows), sum(row.seq for row in rows), broken)
+
+
+def _looked_at(store: Store, row: RunRow) -> Broken | None:
+    """What is wrong with one run. Damage to its part of the file says nothing of the others."""
+    try:
+        return verify_run(store, row)
+    except DamagedStore as damage:
+        return Broken(row.id, 0, str(damage))
+
+
 def verify_run(store: Store, row: RunRow) -> Broken | None:
     """Is the chain whole, and are the run's rows what its log folds to? None: yes."""
     events = store.events(row.number)
@@ -228,7 +257,11 @@ def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken 
             state.apply(stored.seq, event_in(stored.body, fetch))
         except (KeyError, ValueError, TypeError, StoreError) as wrong:
             return Broken(row.id, stored.seq, f"this event can't be read: {wrong}")
-    for what, kept, folded in _compared(store, row, state):
+    start = event_in(events[0].body, fetch) if events else None
+    if not isinstance(start, RunStarted):
+        return Broken(row.id, 1, "the log doesn't begin with the start of the run")
+    opened = {seq: event_in(events[seq - 1].body, fetch) for _, _, seq, *_ in state.waiting.values()}
+    for what, kept, folded in _compared(store, row, state, start, opened):
         if kept != folded:
             return Broken(row.id, row.seq, f"the {what} differs from what the log says")
     return None
@@ -241,32 +274,36 @@ def _proven_payload(store: Store, digest: bytes) -> bytes:
     return body
 
 
-def _compared(store: Store, row: RunRow, state: RunState) -> Iterator[tuple[str, Any, Any]]:
-    snapshot = store.snapshot(row.number)
+def _compared(
+    store: Store, row: RunRow, state: RunState, start: RunStarted, opened: Mapping[int, Event]
+) -> Iterator[tuple[str, Any, Any]]:
+    said, snapshot = row_of(state), store.snapshot(row.number)
     if snapshot.row.seq != row.seq:
         return  # it moved on while we read
-    yield "live state", row.live, state.live()
+    yield "machine", (row.machine, row.shape), (start.machine, start.shape)
+    yield "key", (row.tenant, row.key), (start.tenant, start.key)
+    yield "live state", row.live, said.live
     yield "account", row.account, account_of(state)
     yield "record", set(snapshot.cells), {cell_of(name, p) for name, cells in state.cells.items() for p in cells}
-    yield "set of open waits", _open_rows(snapshot), _open_in_log(snapshot, state)
+    yield "set of open waits", _open_rows(snapshot), _open_in_log(snapshot, state, opened)
     turn = (row.state, row.turn, row.turn_seq, row.content)
-    yield "run row", turn, (state.state, state.turn, state.turn_seq, state.content)
+    yield "run row", turn, (said.state, said.turn, said.turn_seq, said.content)
+    yield "due time", row.wake_at, said.wake_at
     if not _parked_by_store(row, state):
-        yield "status", "ready" if row.status == "running" else row.status, state.status
+        yield "status", "ready" if row.status == "running" else row.status, said.status
+        yield "reason", row.reason, said.reason
 
 
 def _open_rows(snapshot: Snapshot) -> set[tuple[Any, ...]]:
-    return {(wait.number, wait.kind, wait.why, wait.seq, wait.due, wait.signal) for wait in snapshot.waits}
+    return {(w.number, w.kind, w.why, w.seq, w.of, w.due, w.signal, w.opened_at) for w in snapshot.waits}
 
 
-def _open_in_log(snapshot: Snapshot, state: RunState) -> set[tuple[Any, ...]]:
+def _open_in_log(snapshot: Snapshot, state: RunState, opened: Mapping[int, Event]) -> set[tuple[Any, ...]]:
     """Waits that the log leaves open, but for those whose decision lies unread in the inbox: it has closed the row."""
     decided = {item.body["wait"] for item in snapshot.inbox if item.kind == "decision"}
-    return {
-        (int(number), kind, why, seq, due, signal)
-        for number, (kind, why, seq, due, signal, _) in state.waiting.items()
-        if int(number) not in decided
-    }
+    undecided = [seq for number, (_, _, seq, *_) in state.waiting.items() if int(number) not in decided]
+    waits = [(seq, event) for seq in undecided if isinstance(event := opened[seq], WaitOpened)]
+    return {(w.wait, w.kind, w.why, seq, w.of, w.due, w.signal, w.at) for seq, w in waits}
 
 
 def _parked_by_store(row: RunRow, state: RunState) -> bool:

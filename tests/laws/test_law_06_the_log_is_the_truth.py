@@ -175,6 +175,28 @@ TAMPERINGS = {
     "what was spent": ("UPDATE account SET spent_nanousd = spent_nanousd - 1", "account"),
     "the ceiling": ("UPDATE account SET ceiling_turns = ceiling_turns + 100", "account"),
     "a wait opened again": ("UPDATE wait SET closed = '' WHERE number = 2", "waits"),
+    "when it is due": ("UPDATE run SET wake_at = 5", "due time"),
+    # Each of these keeps every worker away for ever.
+    "the machine": ("UPDATE run SET machine = 'other'", "machine"),
+    "the shape": ("UPDATE run SET shape = 'other'", "machine"),
+    "the key": ("UPDATE run SET key = 'other'", "key"),
+    "the tenant": ("UPDATE run SET tenant = 'other'", "key"),
+    "the reason": ("UPDATE run SET reason = 'all is well'", "reason"),
+    "the start, swapped for another event": ("UPDATE event SET body = '{}' WHERE seq = 1", "hash"),
+}
+"""Edits of a run that has ended: the statement, and a word of what is said about it."""
+
+WHILE_ASKING = {
+    "whom a wait asks": ("UPDATE wait SET of = 'mallory' WHERE closed = ''", "waits"),
+    "since when it asks": ("UPDATE wait SET opened_at = opened_at - 1 WHERE closed = ''", "waits"),
+    "until when it asks": ("UPDATE wait SET due = due + 1 WHERE closed = ''", "waits"),
+    "when it is due": ("UPDATE run SET wake_at = NULL", "due time"),
+}
+
+REMOVED = {
+    "the run's row": "DELETE FROM run",
+    "its account": "DELETE FROM account",
+    "all but its log": "DELETE FROM run; DELETE FROM cell; DELETE FROM wait; DELETE FROM account",
 }
 
 
@@ -189,6 +211,32 @@ def test_verify_finds_an_edit_and_names_the_place(file_stage: Stage, what: str) 
     if "event's body" in what:
         bodies = file_stage.store.events(file_stage.store.find(run).number)
         assert b"by foot" in next(stored.body for stored in bodies if stored.seq == broken.seq)
+
+
+@pytest.mark.parametrize("what", WHILE_ASKING)
+def test_verify_finds_an_edit_of_what_is_asked(file_stage: Stage, what: str) -> None:
+    run = lived(file_stage, until="person")
+    assert file_stage.client().verify() == []
+    statement, why = WHILE_ASKING[what]
+    file_stage.edit(statement)
+    (broken,) = file_stage.client().verify()
+    assert broken.run == run and why in broken.why
+
+
+@pytest.mark.parametrize("what", REMOVED)
+def test_verify_finds_the_log_of_a_run_that_is_gone(file_stage: Stage, what: str) -> None:
+    lived(file_stage)
+    file_stage.edit(*REMOVED[what].split(";"))
+    (broken,) = file_stage.client().verify()
+    assert (broken.run, broken.seq) == ("", 1) and "no run" in broken.why
+
+
+def test_verify_finds_an_event_of_no_run_beside_a_sound_one(file_stage: Stage) -> None:
+    run = lived(file_stage)
+    file_stage.edit("INSERT INTO event (run, seq, body, hash) VALUES (99, 7, '{}', x'00')")
+    (broken,) = file_stage.client().verify()
+    assert broken.seq == 7 and "99" in broken.why
+    assert file_stage.client().verify(run) == [], "one run is asked about, and it is sound"
 
 
 def test_verify_finds_an_edited_payload(file_stage: Stage) -> None:

@@ -609,6 +609,11 @@ class StoreContract:
             store.write([self.said(author, at=NOW + at, **({} if cost is None else {"nanousd": cost}))])
         assert [store.spent_since(NOW + at) for at in (0, 100, 101, 200, 400, 500, 501)] == [22, 22, 15, 15, 10, -1, 0]
 
+    def test_a_sound_store_has_no_stray_events(self, store: Store) -> None:
+        running(store, "a1")
+        parked(store, "b2")
+        assert store.strays() == []
+
     def test_a_snapshot_is_as_long_as_the_turn_not_the_history(self, store: Store) -> None:
         author = running(store)
         store.write([author.commit(events=50), author.commit(replace(ROW, turn_seq=51), events=2)])

@@ -27,7 +27,7 @@ from interlock.store.sqlite.queries import queries
 from tests.store.author import Author, begin, claim, join, running
 from tests.store.contract import StoreContract, dump
 
-WALKS = {"runs", "last_run", "parked_runs"}  # lists for people, cut at a limit or asked by `doctor`
+WALKS = {"runs", "last_run", "parked_runs", "stray_events"}  # for people: cut at a limit, or for `doctor`, `verify`
 
 
 def opened(path: Path, **more: Any) -> SqliteStore:

@@ -14,7 +14,7 @@ from interlock.canonical import Json
 from interlock.cli.options import Misuse, named, print_json, reading, shared
 from interlock.cli.wording import visible
 from interlock.errors import DamagedStore, UnknownRun
-from interlock.reading import Broken, verify_run
+from interlock.reading import Broken, Verified, verify_runs
 from interlock.store.protocol import RunFilter, RunRow, Store
 
 EVERY_RUN = RunFilter(limit=2**31)
@@ -28,37 +28,33 @@ EVERY_RUN = RunFilter(limit=2**31)
 def verify(ctx: click.Context, run: str | None, anchored: str | None, store: str | None, as_json: bool) -> None:
     """Is the log whole, and do the rows say what it says? Exit 1 when not."""
     heads = None if anchored is None else _read_anchor(anchored)
-    rows: list[RunRow] = []
-    broken: list[Broken] = []
+    verified, broken = Verified(0, 0, []), []
     try:
         with reading(store) as found:
-            rows = [found.find(run)] if run is not None else found.runs(EVERY_RUN)
-            broken += [said for row in rows if (said := _looked_at(found, row)) is not None]
+            verified = verify_runs(found, run)
+            broken += verified.broken
             if heads is not None:
-                broken += _against(found, heads, None if run is None else rows[0].id)
+                broken += _against(found, heads, None if run is None else found.find(run).id)
     except DamagedStore as damage:
         broken.append(Broken("", 0, str(damage)))
-    events = sum(row.seq for row in rows)
     if as_json:
         said_broken = [each.as_json() for each in broken]
         print_json(
-            {"ok": not broken, "runs": len(rows), "events": events, "broken": said_broken, "store": named(store)}
+            {
+                "ok": not broken,
+                "runs": verified.runs,
+                "events": verified.events,
+                "broken": said_broken,
+                "store": named(store),
+            }
         )
     else:
         for each in broken:
             where = visible(each.run) + (f" event {each.seq}" if each.seq else "")
             click.secho(f"BROKEN  {where or 'the store'}: {visible(each.why)}", fg="red")
         verdict = f"FAILED, {len(broken)} broken" if broken else "ok"
-        click.echo(f"{verdict}: {len(rows)} runs, {events} events  store {named(store)}")
+        click.echo(f"{verdict}: {verified.runs} runs, {verified.events} events  store {named(store)}")
     ctx.exit(1 if broken else 0)
-
-
-def _looked_at(store: Store, row: RunRow) -> Broken | None:
-    """What is wrong with one run. Damage to its part of the file says nothing of the others."""
-    try:
-        return verify_run(store, row)
-    except DamagedStore as damage:
-        return Broken(row.id, 0, str(damage))
 
 
 @click.command()

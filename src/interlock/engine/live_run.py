@@ -354,7 +354,7 @@ class LiveRun:
             fence=self.fence,
             after=self._after,
             events=tuple(self._stored),
-            row=self._row(),
+            row=row_of(state, self._deadline_at() if state.status == "ready" else None),
             account=account_of(state),
             at=self.now,
             cells=tuple([cell_of(name, pointer) for name, pointer in state.moved]) if state.moved else (),
@@ -375,20 +375,6 @@ class LiveRun:
         """Never given twice: drawn once per lease, counted from there."""
         self._commits += 1
         return self._lease_id + self._commits.to_bytes(8, "big")
-
-    def _row(self) -> RowChange:
-        state = self.state
-        return RowChange(
-            status=state.status,
-            reason=state.reason.encode("utf-8", "replace").decode(),  # as text: the log keeps it exactly
-            state=state.state,
-            turn=state.turn,
-            turn_seq=state.turn_seq,
-            content=state.content,
-            wake_at=_first_due(state) if state.waiting else None,
-            deadline_at=self._deadline_at() if state.status == "ready" else None,
-            live=state.live(),
-        )
 
     def _deadline_at(self) -> int | None:
         """When others may take this turn over although its worker seems alive. Its own worker ends it sooner."""
@@ -460,6 +446,21 @@ def pointers_of(snapshot: Snapshot) -> dict[str, list[Pointer]]:
     for cell in snapshot.cells:
         cells.setdefault(cell.field, []).append(Pointer(cell.item, cell.seq, tuple(decode(cell.path)), cell.origin))
     return cells
+
+
+def row_of(state: RunState, deadline_at: int | None = None) -> RowChange:
+    """The columns of a run's row that its log says."""
+    return RowChange(
+        status=state.status,
+        reason=state.reason.encode("utf-8", "replace").decode(),  # as text: the log keeps it exactly
+        state=state.state,
+        turn=state.turn,
+        turn_seq=state.turn_seq,
+        content=state.content,
+        wake_at=_first_due(state) if state.waiting else None,
+        deadline_at=deadline_at,
+        live=state.live(),
+    )
 
 
 def account_of(state: RunState) -> Account:

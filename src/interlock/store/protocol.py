@@ -374,6 +374,10 @@ class Store(Protocol):
 
     def workers(self) -> list[WorkerRow]: ...
 
+    def strays(self) -> list[tuple[int, int]]:
+        """Events that no run answers for: (the run's number, the first event's), for `verify`. Empty: all is well."""
+        ...
+
     def payload(self, digest: bytes) -> bytes:
         """A stored payload by its SHA-256."""
         ...

@@ -270,6 +270,12 @@ ORDER BY wait.opened_at, wait.rowid;
 -- Everyone who joined and hasn't left.
 SELECT number, name, host, pid, beat, joined_at, beat_at FROM worker ORDER BY number;
 
+-- stray_events --
+-- The logs of runs that can't be found: their row is gone, or its account.
+SELECT run, min(seq) FROM event
+WHERE run NOT IN (SELECT run.number FROM run JOIN account ON account.number = run.account)
+GROUP BY run ORDER BY run;
+
 -- payload --
 -- A large value by its SHA-256.
 SELECT body FROM payload WHERE digest = ?1;

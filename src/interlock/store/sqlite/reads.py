@@ -84,6 +84,9 @@ class Reads:
         columns: list[list[Any]] = [[*row, self._locks.alive(row[0])] for row in self._all("workers")]
         return [WorkerRow(*row) for row in columns]
 
+    def strays(self) -> list[tuple[int, int]]:
+        return self._all("stray_events")
+
     def payload(self, digest: bytes) -> bytes:
         row = self._one("payload", digest)
         if row is None:

@@ -160,6 +160,9 @@ class SqliteStore:
     def workers(self) -> list[WorkerRow]:
         return self._read(lambda reads: reads.workers())
 
+    def strays(self) -> list[tuple[int, int]]:
+        return self._read(lambda reads: reads.strays())
+
     def payload(self, digest: bytes) -> bytes:
         return self._read(lambda reads: reads.payload(digest))
 
