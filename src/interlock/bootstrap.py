@@ -17,6 +17,7 @@ from interlock.agent.prices import price_of
 from interlock.agent.providers import ProviderModels
 from interlock.clock import Clock, SystemClock
 from interlock.engine.committer import Committer, InlineCommitter, ThreadCommitter
+from interlock.engine.raised import RAISED, bearable
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import StoreError
@@ -53,7 +54,7 @@ class _Job:
         try:
             value = self.function()
         except BaseException as raised:
-            error = _bearable(raised)
+            error = bearable(raised)
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
             self.loop.call_soon_threadsafe(self._answer, value, error)
 
@@ -132,22 +133,13 @@ class Threads:
             self._jobs.put(None)
 
 
-def _bearable(raised: BaseException) -> Exception:
-    """What a loop can carry: a future refuses StopIteration, and SystemExit would end the worker with all its runs."""
-    if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
-        return raised
-    error = RuntimeError(f"{type(raised).__name__}: {raised}")
-    error.__cause__ = raised
-    return error
-
-
 def at_once(function: Callable[[], Any], late: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
     """Runs a plain function right here: for virtual time, which knows no threads."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     try:
         future.set_result(function())
-    except Exception as raised:
-        future.set_exception(_bearable(raised))
+    except RAISED as raised:
+        future.set_exception(bearable(raised))
     return future
 
 

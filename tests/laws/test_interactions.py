@@ -159,6 +159,54 @@ def test_whatever_a_plain_function_raises_is_a_failure_of_its_turn(tmp_path: Pat
     asyncio.run(main())
 
 
+def exits(*_: Any, **__: Any) -> Any:
+    """As a library does that calls `sys.exit`: out of a task it would end the loop, and with it all of its runs."""
+    raise SystemExit(3)
+
+
+@tool(does="read", within=5)
+async def exiting(call: Call[None], n: int) -> int:
+    return int(exits())
+
+
+@tool(does="write", within=5, probe=exits)
+async def exiting_when_probed(call: Call[None], n: int) -> int:
+    raise RuntimeError("in doubt")
+
+
+@state(within=5)
+async def exiting_handler(turn: Turn[Case]) -> Literal["done"]:
+    exits()
+    return "done"
+
+
+@state(tools=[exiting], within=60)
+async def calls_side_by_side(turn: Turn[Case]) -> Literal["done"]:
+    await asyncio.gather(turn.call(exiting, 1), turn.call(exiting, 2))
+    return "done"
+
+
+@state(tools=[exiting_when_probed], within=60)
+async def probes(turn: Turn[Case]) -> Literal["done"]:
+    await turn.call(exiting_when_probed, 1)
+    return "done"
+
+
+EXITING: dict[str, Any] = {
+    "a handler": (exiting_handler, "error"),
+    "a tool": (calls_side_by_side, "retries_spent"),
+    "a probe": (probes, None),
+    "a prompt": (model_state(exits, model=MODEL, writes={"done": []}), "error"),
+}
+
+
+@pytest.mark.parametrize("who", EXITING)
+def test_what_exits_ends_its_turn_and_not_its_worker(who: str) -> None:
+    work, outcome = EXITING[who]
+    [asked] = play(of(Case, work), Case()).result.waits
+    assert asked.outcome == outcome and asked.why == ("escalated" if outcome else "doubt")
+
+
 # -- what arrives at the worst moment ----------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from interlock import Call, Limits, Machine, Turn, final, model_state, run, state, tool, use
+from interlock.errors import NotDone
 from interlock.machine.limits import Price
 from interlock.testing import ScriptedModel, call, choose
 from tests.stage import Stage
@@ -129,3 +130,40 @@ def test_stored_data_revives_nothing(stage: Stage) -> None:
     played = stage.play(Machine("m", Holds, table=table), Holds(value=hostile))
     assert played.record.value == hostile
     assert played.record.alone == {"$payload": "00" * 32}
+
+
+@tool(does="read", within=5)
+async def asks(call: Call[Shop]) -> str:
+    raise ConnectionError(f"401 for https://shop.example/orders?key={call.deps.key}&page=2")
+
+
+@tool(does="read", within=5)
+async def gives_up(call: Call[Shop]) -> str:
+    raise NotDone(f"refused: Authorization: Bearer {call.deps.key}")
+
+
+@state(tools=[asks], within=20)
+async def through_a_tool(turn: Turn[Rec, Shop]) -> Literal["ok"]:
+    await turn.call(asks)
+    return "ok"
+
+
+@state(tools=[gives_up], within=20)
+async def through_a_careful_tool(turn: Turn[Rec, Shop]) -> Literal["ok"]:
+    await turn.call(gives_up)
+    return "ok"
+
+
+@state(within=20)
+async def by_itself(turn: Turn[Rec, Shop]) -> Literal["ok"]:
+    raise RuntimeError(f"https://shop:{turn.deps.key}@shop.example answered 500")
+
+
+@pytest.mark.parametrize("raises", [through_a_tool, through_a_careful_tool, by_itself])
+def test_what_a_client_says_of_its_own_address_hides_the_key(file_stage: Stage, raises: Any) -> None:
+    """Exceptions are logged and asked about, and clients quote the address or header that they sent."""
+    table = {"s": raises.then({"ok": "end"}), "end": final()}
+    played = file_stage.play(Machine("m", Rec, deps=open_shop, limits=Limits(attempts=1), table=table), Rec())
+    assert CANARY.encode() not in file_stage.raw()
+    (asked,) = played.result.waits
+    assert "[hidden]" in asked.prompt, "and says that there was one"

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest
+from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest, readable
 from interlock.agent.prices import Bulk
 from interlock.canonical import Json, copied, fingerprint
 from interlock.clock import Clock
 from interlock.engine.live_run import LiveRun, leave_evidence
+from interlock.engine.raised import RAISED, told
 from interlock.engine.world import Offload
 from interlock.errors import BadInput, NotDone
 from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, ToolReturned
@@ -28,6 +29,7 @@ from interlock.machine.limits import Price
 from interlock.machine.tools import Call, Tool, Way
 from interlock.policy.accounts import Admission, Hold, hold_for_model, hold_for_tool
 from interlock.policy.grants import tool_origin
+from interlock.policy.redaction import redacted
 
 
 @dataclass(slots=True)
@@ -232,15 +234,14 @@ class ToolEffect:
         except AttemptError:
             raise
         except NotDone as said:
-            raise AttemptError("not_done", str(said), said.retry, False, False, said.retry_after) from said
+            raise AttemptError("not_done", redacted(str(said)), said.retry, False, False, said.retry_after) from said
         except asyncio.CancelledError as stray:
             if _being_cancelled():
                 raise
             raise AttemptError("raised", "CancelledError, though nobody cancelled it", True, None, True) from stray
-        except Exception as raised:
+        except RAISED as raised:
             # Its author says nothing about what happened: a read is tried again, anything else is a doubt.
-            message = f"{type(raised).__name__}: {raised}"
-            raise AttemptError("raised", message, True, None, True) from raised
+            raise AttemptError("raised", told(raised), True, None, True) from raised
         try:
             return self._returned(effect, attempt, value, hold.nanousd)
         except BadInput as wrong:

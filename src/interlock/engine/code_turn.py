@@ -16,6 +16,7 @@ from interlock.engine.attempts import ModelEffect, ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
 from interlock.engine.ending import Ended
+from interlock.engine.raised import RAISED, told
 from interlock.engine.record import RecordDraft, changes_of, fields_read
 from interlock.errors import BadInput, EffectFailed, FrozenValue, NotGranted
 from interlock.history.events import ModelReplied, ToolReturned
@@ -165,8 +166,8 @@ async def code_turn(desk: Desk, state: CodeState[Any, Any, Any]) -> Ended:
         return Ended(failed.outcome, why=str(failed))
     except (NotGranted, BadInput, FrozenValue) as refused:
         return Ended(EngineOutcome.ERROR, why=str(refused))
-    except Exception as raised:  # a handler's bug has a destination like any other failure
-        return Ended(EngineOutcome.ERROR, why=f"{type(raised).__name__}: {raised}"[:500])
+    except RAISED as raised:  # a handler's bug has a destination like any other failure
+        return Ended(EngineOutcome.ERROR, why=told(raised))
 
 
 def _ended(desk: Desk, state: CodeState[Any, Any, Any], turn: CodeTurn, outcome: Any) -> Ended:

@@ -14,6 +14,7 @@ from interlock.canonical import Json
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.journal import Entry
+from interlock.engine.raised import RAISED
 from interlock.errors import EffectFailed
 from interlock.history.events import DoubtCleared, ToolCalled, WaitOpened
 from interlock.machine.tools import Happened, Tool, Way
@@ -48,7 +49,7 @@ async def _probed(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
         try:
             async with asyncio.timeout(effect.timeout):
                 answer = await effect.probe(desk.run, entry.effect, entry.intent.attempt)
-        except Exception:  # a probe that can't answer is asked again, then a person is
+        except RAISED:  # a probe that can't answer is asked again, then a person is
             continue
         happened = isinstance(answer, Happened)
         value = effect.tool.dump(answer.result) if isinstance(answer, Happened) else None

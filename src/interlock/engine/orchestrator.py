@@ -20,6 +20,7 @@ from interlock.engine.live_run import Interrupted, LiveRun
 from interlock.engine.model_turn import model_turn
 from interlock.engine.people import ask_turn, wait_turn
 from interlock.engine.preemption import preempted
+from interlock.engine.raised import RAISED, told
 from interlock.engine.use_turn import use_turn
 from interlock.engine.world import World
 from interlock.errors import StaleLease, StoreError
@@ -157,8 +158,8 @@ class Orchestrator:
             return await PERFORMERS[type(state)](desk, state)
         except (StaleLease, Interrupted, StoreError):
             raise
-        except Exception as raised:  # a prompt's function, or a model, with a bug: it has a destination too
-            return Ended(EngineOutcome.ERROR, why=f"{type(raised).__name__}: {raised}"[:500])
+        except RAISED as raised:  # a prompt's function, or a model, with a bug: it has a destination too
+            return Ended(EngineOutcome.ERROR, why=told(raised))
 
     async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended]) -> Ended | None:
         stop = desk.stopped  # as it is before the cancelling, which ends attempts
