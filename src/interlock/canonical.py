@@ -1,37 +1,87 @@
 """One value, one sequence of bytes: the JSON that is stored, hashed and compared. Knows no store and no event.
 
 Keys keep the order they were given, so a digest is taken of values whose builder fixes that order.
+
+How deep lists and objects lie in each other is bounded here, where JSON is made: readers recurse, so a value that could
+be written from a shallow stack but not read from a deeper one would be an event that stops whoever comes across it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from interlock.errors import BadInput
+
 Json = Any  # None, bool, int, float, str, list or dict of these
 
+DEPTH_MAX = 200
+"""How deep lists and objects may lie in each other in anything that is stored: what every reader reads, however deep
+its own stack."""
+
+NESTED_MAX = 100
+"""How deep they may lie in a value that comes in. The rest is for what is put around it: records, events, messages."""
 
 _plain = msgspec.json.Encoder()
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 def encode(value: Json) -> bytes:
     """UTF-8 JSON without spaces, of JSON values and of msgspec's structs. NaN and infinities become strings, which
     float fields read back.
 
-    Raises TypeError for what is not JSON.
+    Raises TypeError for what is not JSON, `BadInput` for what is nested more than `DEPTH_MAX` deep.
     """
     try:
         body = _plain.encode(value)
     except UnicodeEncodeError:
         return _escaped(value)
+    except RecursionError:
+        raise _too_deep(DEPTH_MAX) from None
+    if len(body) > 2 * DEPTH_MAX:  # mostly it's shorter than the brackets of so many levels
+        _check_depth(body, DEPTH_MAX)
     # msgspec writes NaN as null: where there is a null, whoever tells them apart writes it.
     return _with_names_for_no_numbers(value) if b"null" in body else body
+
+
+def as_stored(value: Json) -> Json:
+    """A value from outside as the log will give it back, so that nobody computes with anything else.
+
+    Raises `BadInput` for what is not JSON, or is nested more than `NESTED_MAX` deep.
+    """
+    if _is_stored_as_it_is(value):  # mostly
+        return value
+    try:
+        body = encode(value)
+    except TypeError as wrong:
+        raise BadInput(f"is not JSON: {wrong}") from None
+    if len(body) > 2 * NESTED_MAX:
+        _check_depth(body, NESTED_MAX)
+    return decode(body) if b'"NaN"' in body or b'Infinity"' in body else value
+
+
+def _is_stored_as_it_is(value: Json) -> bool:
+    """Whether it takes no further look: too short to be deep, and nothing in it that `encode` writes in another way."""
+    if type(value) in _PLAIN:
+        return True
+    try:
+        body = _plain.encode(value)
+    except (UnicodeEncodeError, RecursionError, TypeError):
+        return False
+    return len(body) <= 2 * NESTED_MAX and b"null" not in body
+
+
+def same(one: Json, other: Json) -> bool:
+    """Whether two values are stored alike. Python's `==` takes 1 for 1.0 and for True."""
+    return encode(one) == encode(other)
 
 
 def _with_names_for_no_numbers(value: Json) -> bytes:
@@ -43,20 +93,87 @@ def _with_names_for_no_numbers(value: Json) -> bytes:
 
 def _escaped(value: Json) -> bytes:
     """Half a surrogate pair (a model may write "\\ud800") has no UTF-8 form; escaped, it survives."""
-    return json.dumps(msgspec.to_builtins(value), ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    try:
+        named = _naming_no_numbers(msgspec.to_builtins(value))
+        body = json.dumps(named, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    except RecursionError:
+        raise _too_deep(DEPTH_MAX) from None
+    _check_depth(body, DEPTH_MAX)
+    return body
+
+
+def _naming_no_numbers(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {name: _naming_no_numbers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_naming_no_numbers(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return from_json(to_json(value, inf_nan_mode="strings"))
+    return value
 
 
 def decode(body: bytes | str) -> Json:
-    """The value of JSON text. Raises ValueError for what isn't JSON."""
+    """The value of JSON text. Raises ValueError for what isn't JSON, or can't be read for its depth."""
     try:
         return from_json(body)
     except ValueError:
+        pass
+    try:
         return json.loads(body)  # lone surrogates: pydantic_core refuses, the standard library reads them
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be read") from None
+
+
+# -- depth ------------------------------------------------------------------------------------------------------------
+
+_AS_LISTS = bytes.maketrans(b"{}:", b"[],")
+_escape = re.compile(rb"\\.")
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _too_deep(levels: int) -> BadInput:
+    return BadInput(f"is nested more than {levels} levels deep")
+
+
+def _check_depth(body: bytes, levels: int) -> None:
+    """Raises `BadInput` when lists and objects lie more than `levels` deep in each other.
+
+    Looks only into what is long enough, and has enough brackets, to be deeper; that is mostly nothing.
+    """
+    if body.count(b"[") + body.count(b"{") <= levels:
+        return
+    # Keys beside values in a list are as deep, and two of the same name stay two. Without escapes, which may be halves
+    # of characters, strings stay strings.
+    body = body.translate(_AS_LISTS)
+    parts = [_escape.sub(b"", body) if b"\\ud" in body else body]
+    try:
+        for left in reversed(range(levels)):
+            parts = [inner for part in parts for inner in _deeper(_items.decode(part), left)]
+    except RecursionError:
+        raise _too_deep(levels) from None
+    if parts:
+        raise _too_deep(levels)
+
+
+def _deeper(items: Iterable[msgspec.Raw], levels: int) -> list[bytes]:
+    """Those that may be deeper than this."""
+    read = list(map(bytes, items))
+    if max(map(len, read), default=0) <= 2 * levels:  # mostly; two bytes a level are the least
+        return []
+    return [part for part in read if part[0] == ord("[") and part.count(b"[") > levels]
+
+
+# -- other forms ------------------------------------------------------------------------------------------------------
 
 
 def copied(value: Json) -> Json:
     """The same value, sharing no list or dict with it."""
     return msgspec.to_builtins(value)
+
+
+def in_key_order(value: Json) -> Json:
+    """The same value with the keys of each object sorted: equal for whoever wrote the same in another order."""
+    return msgspec.to_builtins(value, order="sorted")
 
 
 def sha256(body: bytes) -> bytes:

@@ -141,7 +141,8 @@ class Client:
     async def start(
         self, machine: Machine[R, Any], record: R | Mapping[str, Any], *, key: str | None = None, by: str | None = None
     ) -> RunHandle[R]:
-        """Add a run; a worker will take it. With a `key`, the same key and record answer the run that exists.
+        """Add a run; a worker will take it. With a `key`, the same key and record answer the run that exists, in
+        whatever order the record's objects have their keys.
 
         Durable when this returns. Raises `BadInput` for a record that doesn't fit, a field that it doesn't have or an
         empty key, `KeyTaken` for the same key with another record, `ShapeChanged` when that run is open on another
@@ -309,8 +310,9 @@ class Client:
         Raises `WaitClosed` when somebody or something was first, `BadInput` for what the form doesn't take.
         """
         found = wait_for_answer(read_run(self.store, run_id), wait)
-        check_answer(found, outcome, fields or {})
-        body = {"wait": found.number, "outcome": outcome, "fields": dict(fields or {})}
+        said = _said(outcome, fields)
+        check_answer(found, outcome, said)
+        body = {"wait": found.number, "outcome": outcome, "fields": said}
         return await self._leave(found.run, "decision", body, by, reason, wait=found.number)
 
     async def clear(
@@ -353,8 +355,10 @@ class Client:
         by: str | None = None,
         id: str | None = None,
     ) -> Left:
-        """Tell a run something from a system. It is kept until a wait for it takes it; the same `id` counts once."""
-        return await self._leave(run_id, "signal", {"name": name, "fields": dict(fields or {})}, by, "", id=id)
+        """Tell a run something from a system. It is kept until a wait for it takes it; the same `id` counts once. One
+        that comes after a wait's due time doesn't end that wait: the time has. Raises `BadInput`."""
+        body = {"name": name, "fields": _said(name, fields)}
+        return await self._leave(run_id, "signal", body, by, "", id=id)
 
     async def pause(self, run_id: str, *, by: str | None = None, reason: str = "") -> Left:
         """Start no further effect; what is under way ends and is recorded."""
@@ -466,6 +470,15 @@ def extension(*, usd: float = 0, tokens: int = 0, turns: int = 0, calls: int = 0
     if not more:
         raise BadInput("say by how much to extend, above 0: usd, tokens, turns, calls or seconds")
     return more
+
+
+def _said(what: str, fields: Mapping[str, Json] | None) -> dict[str, Json]:
+    """Fields as the run will find them in its inbox. Raises `BadInput` for what is not JSON, or nested too deeply."""
+    try:
+        stored: dict[str, Json] = as_stored(dict(fields or {}))
+    except BadInput as wrong:
+        raise BadInput(f"{what}: what goes with it {wrong}") from None
+    return stored
 
 
 def _check_form(outcome: str, form: Json, fields: dict[str, Json]) -> None:

@@ -132,7 +132,15 @@ def test_the_reason_for_stopping_is_passed_on(name: str, finish: str) -> None:
 
 @pytest.mark.parametrize(
     ("written", "understood"),
-    [('{"id": "A"}', {"id": "A"}), ('{"id": ', '{"id": '), ("[1]", "[1]"), ("", {}), ("null", "null")],
+    [
+        ('{"id": "A"}', {"id": "A"}),
+        ('{"id": ', '{"id": '),
+        ("[1]", "[1]"),
+        ("", {}),
+        ("null", "null"),
+        ('{"id": NaN}', {"id": "NaN"}),
+        *((text, text) for text in [f'{{"id": {"[" * depth}{"]" * depth}}}' for depth in (150, 500, 5_000)]),
+    ],
 )
 def test_arguments_are_a_dict_or_stay_the_text_they_were(written: str, understood: Any) -> None:
     with LoopbackProvider([ModelReply(calls=(ModelCall("c1", "look", written),))]) as provider:

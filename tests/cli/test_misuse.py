@@ -99,6 +99,7 @@ def test_a_model_that_cannot_be_asked_is_refused_before_anything_starts(terminal
         ["clear", "x", "1", "--yes"],
         ["clear", "x", "one", "--happened", "--yes"],
         ["clear", "x", "1", "--happened", "--result", "{", "--yes"],
+        ["clear", "x", "1", "--happened", "--result", "[" * 100_000, "--yes"],
         ["resolve", "x", "y", "--set", "novalue", "--yes"],
         ["pause"],
         ["pause", "x", "--all"],
@@ -154,6 +155,9 @@ def test_answers_that_do_not_fit_are_refused_at_the_door(terminal: Terminal) -> 
         (["resolve", run, "drop", "--set", "said=x"], "said"),
         (["resolve", run, "drop", "--wait", "7"], "wait 7"),
         (["clear", run, "1", "--happened"], "asks nothing about effect 1"),
+        (["resolve", run, "handled", "--set", "size=" + "[" * 150 + "]" * 150], "deep"),
+        (["signal", run, "x", "--set", "size=" + "[" * 150 + "]" * 150], "deep"),
+        (["signal", run, "x", "--set", "size=" + "[" * 100_000], "deep"),
     ]:
         terminal.here(*args, "--yes").refused(word)
     assert terminal.shown(run)["status"] == "waiting"

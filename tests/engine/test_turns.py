@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from interlock import Call, Limits, Machine, Turn, ask, final, model_state, state, tool, use
-from interlock.agent.model import ModelRequest
+from interlock.agent.model import ModelCall, ModelRequest
 from interlock.errors import EffectFailed, NotDone
 from interlock.history.events import Transitioned, WaitOpened
 from interlock.testing import ModelReply, ScriptedModel, assert_log, call, choose, say
@@ -122,6 +122,20 @@ def test_a_tool_that_says_no_is_told_to_the_model(stage: Stage) -> None:
     machine = Machine("m", Rec, table={"s": row.then({"done": "end"}), "end": final()})
     assert_log(stage.play(machine, Rec(), model=model), "s > end")
     assert texts(model.requests[1])[-1] == "error: closed on Sundays"
+
+
+def test_calls_that_come_under_one_id_are_told_apart(stage: Stage) -> None:
+    """Providers choose the ids, and want one answer to each."""
+    row = model_state("Look", model=M, tools=[look], writes={"done": []})
+    twice = ModelReply(calls=(ModelCall("c", "look", {"at": 1}), ModelCall("c", "look", {"at": 2})))
+    model = ScriptedModel([twice, choose("done")])
+    played = stage.play(
+        Machine("m", Rec, table={"s": row.then({"called": "s", "done": "end"}), "end": final()}), Rec(), model=model
+    )
+    assert_log(played, tool_called=2, move_refused=0)
+    asked = [call.id for message in model.requests[-1].messages for call in message.calls]
+    answers = {m.call_id: m.text for m in model.requests[-1].messages if m.role == "tool" and m.name == "look"}
+    assert answers == dict(zip(asked, ["seen 1", "seen 2"], strict=True))
 
 
 def test_a_result_too_large_for_any_window_is_overflow(stage: Stage) -> None:

@@ -6,7 +6,9 @@ Each test is a way in which a run was once stuck, ended too soon, or lost what s
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import pickle
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -527,6 +529,55 @@ def test_a_record_never_becomes_what_its_class_refuses(what: str) -> None:
 
     run = play(of(Checked, work), Checked())
     assert escalated(run).startswith("error: ") and run.record == Checked()
+
+
+class Few(BaseModel):
+    bounded: Annotated[list[str], Field(max_length=2)] | None = []
+    free: list[str] | None = []
+
+
+def test_a_bound_on_a_list_that_may_be_none_bounds_appending_too() -> None:
+    @state(writes=["bounded", "free"], within=20)
+    async def work(turn: Turn[Few]) -> Literal["done"]:
+        assert turn.record.bounded is not None and turn.record.free is not None
+        for item in "abc":
+            turn.record.free.append(item)
+            turn.record.bounded.append(item)
+        return "done"
+
+    run = play(of(Few, work), Few())
+    assert escalated(run).startswith("error: record field `bounded`")
+    assert run.record == Few()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, list, lambda items: pickle.loads(pickle.dumps(items))])
+def test_a_copy_of_a_list_of_the_record_is_the_handler_s_own(copied: Any) -> None:
+    @state(writes=["items"], within=20)
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        mine = copied(turn.record.items)
+        assert mine == ["a", "b"]
+        mine.sort(reverse=True)
+        mine.append("c")
+        return "done"
+
+    run = play(of(Case, work), Case(items=["a", "b"]))
+    assert (run.status, run.record.items) == ("completed", ["a", "b"])
+
+
+class Strict(BaseModel):
+    share: Annotated[float, Field(strict=True)] = 0.0
+
+
+def test_a_number_that_could_not_be_read_back_is_refused_when_it_is_written() -> None:
+    """No number is stored by its name, which a strict field refuses: the run could never be shown again."""
+
+    @state(writes=["share"], within=20)
+    async def work(turn: Turn[Strict]) -> Literal["done"]:
+        turn.record.share = float("nan")
+        return "done"
+
+    run = play(of(Strict, work), Strict())
+    assert escalated(run).startswith("error: record field `share`")
 
 
 def test_what_validators_make_of_a_value_is_what_is_stored() -> None:

@@ -76,6 +76,40 @@ def test_an_illegal_move_is_refused_logged_told_and_not_made(stage: Stage, said:
     assert_log(played, tool_called=0)
 
 
+class Holds(BaseModel):
+    any: Any = None
+
+
+@pytest.mark.parametrize("depth", [150, 300, 5_000])
+@pytest.mark.parametrize("says", ["outcome", "tool"])
+def test_a_model_that_nests_too_deeply_is_told(stage: Stage, says: str, depth: int) -> None:
+    deep: Any = 1
+    for _ in range(depth):
+        deep = [deep]
+
+    @tool(does="read")
+    def take(call: Call[None], any: Any) -> int:
+        return 1
+
+    decide = model_state("Go", model=M, tools=[take], writes={"yes": ["any"]})
+    table = {"decide": decide.then({"called": "decide", "yes": "closed"}), "closed": final()}
+    script = [choose("yes", any=deep) if says == "outcome" else call("take", any=deep), choose("yes", any=[1])]
+    played = stage.play(Machine("holder", Holds, table=table), Holds(), model=script)
+    assert_log(played, move_refused=1, tool_called=0)
+    assert (played.status, played.record.any) == ("completed", [1])
+
+
+@pytest.mark.parametrize("depth", [150, 300, 5_000])
+def test_a_record_that_is_nested_too_deeply_is_refused_at_the_door(stage: Stage, depth: int) -> None:
+    deep: Any = 1
+    for _ in range(depth):
+        deep = {"in": deep}
+    asked = ask("?", of="desk", writes={"yes": ["any"]}).then({"yes": "closed", "timeout": "closed"})
+    with pytest.raises(BadInput):
+        stage.play(Machine("holder", Holds, table={"asked": asked, "closed": final()}), Holds(any=deep))
+    assert stage.client().runs() == []
+
+
 @pytest.mark.parametrize("allowed", [0, 1, 3])
 def test_illegal_moves_are_bounded_and_then_invalid(stage: Stage, allowed: int) -> None:
     model = ScriptedModel(lambda request: call("nope"))

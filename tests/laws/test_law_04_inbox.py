@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
 
 from interlock import Call, Limits, Machine, Turn, ask, final, state, tool, wait
-from interlock.errors import WaitClosed
-from interlock.history.events import Cancelled, SignalArrived, Transitioned, WaitEnded
+from interlock.errors import BadInput, WaitClosed
+from interlock.history.events import AnswerDropped, Cancelled, SignalArrived, Transitioned, WaitEnded
 from interlock.store.protocol import InboxItem, Leave
 from interlock.testing import ModelReply, ScriptedModel
 from tests.stage import Stage
@@ -191,6 +191,63 @@ def test_a_signal_that_does_not_fit_is_dropped_and_the_wait_goes_on(stage: Stage
 
     stage.perform(scenario)
     assert stage.said().count("answer_dropped") == 1
+
+
+def test_a_signal_after_the_due_time_is_too_late_although_no_worker_has_noticed(stage: Stage) -> None:
+    """As a decision is. It is kept all the same: somebody said it."""
+
+    async def scenario() -> None:
+        async with stage.working(signalled(within=60)) as client:
+            handle = await client.start(signalled(within=60), Rec())
+            await asyncio.sleep(110)
+        await asyncio.sleep(1000)
+        client = stage.client(seed=2)
+        await client.signal(handle.id, "paid", {"text": "late"})
+        async with stage.working(signalled(within=60), seed=1) as later:
+            assert (await later.run(handle.id, signalled(within=60)).result()).state == "late"
+
+    stage.perform(scenario)
+    assert how(stage) == ["timer", "timer"] and "signal_arrived" in stage.said()
+
+
+@pytest.mark.parametrize("depth", [150, 980, 100_000])
+def test_what_is_nested_too_deeply_is_refused_at_the_door(stage: Stage, depth: int) -> None:
+    deep: Any = 1
+    for _ in range(depth):
+        deep = [deep]
+
+    async def scenario() -> None:
+        client = stage.client()
+        handle = await client.start(signalled(), Rec())
+        with pytest.raises(BadInput, match="deep"):
+            await client.signal(handle.id, "paid", {"text": deep})
+        assert stage.store.snapshot(1).inbox == ()
+
+    stage.perform(scenario)
+
+
+def test_what_can_t_be_read_in_one_inbox_keeps_no_worker_from_any_run(file_stage: Stage) -> None:
+    """Inboxes are read inside the claim. What can't be read is dropped by its run, which goes on."""
+
+    async def start(seed: int) -> str:
+        client = file_stage.client(seed=seed)
+        handle = await client.start(signalled(within=60), Rec())
+        await client.signal(handle.id, "paid", {"text": "x"})
+        return handle.id
+
+    spoilt = file_stage.perform(lambda: start(1))
+    file_stage.edit("UPDATE inbox SET body = '" + "[" * 5_000 + "]" * 5_000 + "'")
+    sound = file_stage.perform(lambda: start(2))
+
+    async def scenario() -> None:
+        async with file_stage.working(signalled(within=60)) as client:
+            assert (await client.run(spoilt, signalled(within=60)).result()).state == "late"
+            assert (await client.run(sound, signalled(within=60)).result()).state == "end"
+
+    file_stage.perform(scenario)
+    [dropped] = [event for event in file_stage.events(spoilt) if isinstance(event, AnswerDropped)]
+    assert (dropped.kind, dropped.why) == ("signal", "it can't be read")
+    assert file_stage.client().verify() == []
 
 
 def test_what_was_left_is_read_in_order_each_once(stage: Stage) -> None:

@@ -10,8 +10,9 @@ from random import Random
 from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
-from interlock import Call, Turn, final, model_state, state
+from interlock import Call, Turn, ask, final, model_state, state, tool, use, wait
 from interlock.agent.scripted import ScriptedModel, call, choose
 from interlock.errors import StoreError
 from interlock.history import events as e
@@ -103,6 +104,31 @@ def test_a_turn_of_one_model_call_and_one_read_costs_two_commits() -> None:
     ]
 
 
+class Money(BaseModel):
+    amount: float = 0.0
+
+
+@tool(does="read", within=5)
+async def one(call: Call[None]) -> int:
+    return 1
+
+
+@state(writes=["amount"], within=20)
+async def no_number(turn: Turn[Money]) -> Literal["done"]:
+    turn.record.amount = float("nan")
+    return "done"
+
+
+FIRST: dict[str, Any] = {
+    "a person answers 1": ask("How much?", of="ann", writes={"done": ["amount"]}, within=1e4).then(
+        {"done": "refund", "timeout": "refund"}
+    ),
+    "a signal brings 1": wait("amount", writes=["amount"], within=1e4).then({"arrived": "refund", "timeout": "refund"}),
+    "a tool returns 1": use(one, args={}, into="amount").then({"done": "refund"}),
+    "a handler writes NaN": no_number.then({"done": "refund"}),
+}
+
+
 class TestReentry:
     def test_recorded_results_are_had_again_also_side_by_side(self) -> None:
         """Of three parallel calls two were recorded before the crash; only the third runs again."""
@@ -132,6 +158,33 @@ class TestReentry:
 
         on_stage(play_it)
         assert tools.outside.calls == {"read": 3, "keyed": 3}
+
+    @pytest.mark.parametrize(
+        "first", ["a person answers 1", "a signal brings 1", "a tool returns 1", "a handler writes NaN"]
+    )
+    def test_a_killed_turn_asks_its_model_the_same_again(self, first: str) -> None:
+        """What a worker holds in memory is what the log folds to, byte for byte: not 1.0 here and 1 there."""
+        refund = model_state("Refund {amount}", model=MODEL, writes={"done": []}, within=60)
+        table = {"first": FIRST[first], "refund": refund.then({"done": "closed"}), "closed": final()}
+        scene: Any = Machine("scene", Money, limits=Limits(turns=9), table=table)
+        model = ScriptedModel(lambda request: [choose("done")], delay=30)
+
+        async def act(stage: Stage) -> None:
+            await stage.client.start(scene, Money(), by="test")
+            worker = await stage.worker(scene)
+            if "person" in first:
+                await stage.until(lambda: bool(stage.client.waiting()))
+                await stage.client.resolve("@last", "done", {"amount": 1}, by="ann")
+            elif "signal" in first:
+                await stage.client.signal("@last", "amount", {"amount": 1}, by="bank")
+            await stage.until(lambda: len(model.requests) == 1)
+            await stage.kill(worker)
+            await stage.worker(scene)
+            await stage.until(lambda: stage.status() == "completed")
+            assert stage.of(e.Diverged) == []
+
+        on_stage(act, model)
+        assert len(model.requests) == 2 and len({str(request.messages) for request in model.requests}) == 1
 
     def test_equal_requests_are_told_apart_by_their_order(self) -> None:
         tools = Tools()

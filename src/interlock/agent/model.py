@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from interlock.canonical import Json, encode
+from interlock.canonical import Json, as_stored, encode
+from interlock.errors import BadInput
 
 
 class ModelCall(Struct, frozen=True, gc=False):
@@ -20,6 +21,19 @@ class ModelCall(Struct, frozen=True, gc=False):
     id: str
     name: str
     args: Json
+
+    def size_bytes(self) -> int:
+        """UTF-8 bytes of what is sent."""
+        return utf8_bytes(self.name) + len(encode(self.args))
+
+
+def readable(args: Json) -> Json:
+    """A model's arguments as they are stored. What can't be (nested too deeply, not JSON) becomes text saying so, which
+    is no legal move: the model is told."""
+    try:
+        return as_stored(args)
+    except BadInput as wrong:
+        return f"(left out: it {wrong})"
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -34,8 +48,8 @@ class Message(Struct, frozen=True, gc=False):
 
     def size_bytes(self) -> int:
         """UTF-8 bytes of what is sent."""
-        size = utf8_bytes(self.text) + len(self.name)
-        return size + sum([len(call.name) + len(encode(call.args)) for call in self.calls]) if self.calls else size
+        size = utf8_bytes(self.text) + utf8_bytes(self.name)
+        return size + sum([call.size_bytes() for call in self.calls]) if self.calls else size
 
 
 class Offer(Struct, frozen=True, gc=False):
@@ -47,7 +61,7 @@ class Offer(Struct, frozen=True, gc=False):
 
     def size_bytes(self) -> int:
         """UTF-8 bytes of what is sent."""
-        return len(self.name) + utf8_bytes(self.description) + len(encode(dict(self.schema)))
+        return utf8_bytes(self.name) + utf8_bytes(self.description) + len(encode(dict(self.schema)))
 
 
 class ModelRequest(Struct, frozen=True, gc=False):

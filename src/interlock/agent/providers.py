@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 from interlock.agent.model import Message, Model, ModelCall, ModelReply, ModelRequest
 from interlock.agent.prices import input_bound
 from interlock.agent.provider_failures import failure_of
-from interlock.canonical import Json, decode
-from interlock.errors import UnknownModel
+from interlock.canonical import Json, as_stored, decode
+from interlock.errors import BadInput, UnknownModel
 
 if TYPE_CHECKING:
     import httpx2
@@ -248,14 +248,14 @@ def _reply(request: ModelRequest, response: wire.ModelResponse) -> ModelReply:
 
 
 def _args(args: str | Mapping[str, Any] | None) -> Json:
-    """A dict, or the text as it was written when it isn't one."""
+    """A dict, or the text as it was written when it isn't one, or one that nobody reads: nested too deeply."""
     if args is None or args == "":
         return {}
     if not isinstance(args, str):
         return dict(args)
     try:
-        value = decode(args)
-    except ValueError:
+        value = as_stored(decode(args))
+    except (ValueError, BadInput):
         return args
     return value if isinstance(value, dict) else args
 

@@ -23,8 +23,8 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from interlock.agent.model import Model, ModelCall, ModelFailed, ModelReply, ModelRequest
-from interlock.canonical import Json, encode
+from interlock.agent.model import Model, ModelCall, ModelFailed, ModelReply, ModelRequest, readable, utf8_bytes
+from interlock.canonical import Json
 from interlock.errors import UnknownModel
 
 BYTES_PER_TOKEN = 4
@@ -133,8 +133,8 @@ def tokens_of(said: ModelRequest | ModelReply) -> int:
 
 
 def _reply_bytes(reply: ModelReply) -> int:
-    text = len(reply.text.encode("utf-8", "surrogatepass"))
-    return text + sum(len(call.name) + len(encode(call.args)) for call in reply.calls)
+    calls = [replace(call, args=readable(call.args)) for call in reply.calls]
+    return utf8_bytes(reply.text) + sum(call.size_bytes() for call in calls)
 
 
 def _calls(choices: Sequence[Choice]) -> tuple[ModelCall, ...]:

@@ -151,6 +151,8 @@ def _did(happened: bool) -> str:
 def _json(text: str) -> Json:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise Misuse("--result: is nested too deeply") from None
     except ValueError as wrong:
         raise Misuse(f"--result: is not JSON: {wrong}") from None
 

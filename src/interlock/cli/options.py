@@ -164,14 +164,16 @@ def fields_of(sets: tuple[str, ...], form: Mapping[str, Json] | None = None) -> 
         name, equals, text = each.partition("=")
         if not equals or not name:
             raise Misuse(f"--set {each}: write field=value")
-        found[name] = _value(text, (form or {}).get("properties", {}).get(name))
+        found[name] = _value(name, text, (form or {}).get("properties", {}).get(name))
     return found
 
 
-def _value(text: str, schema: Json) -> Json:
+def _value(name: str, text: str, schema: Json) -> Json:
     if isinstance(schema, dict) and schema.get("type") == "string":
         return text
     try:
         return json.loads(text)
+    except RecursionError:
+        raise Misuse(f"--set {name}: is nested too deeply") from None
     except ValueError:
         return text

@@ -157,7 +157,7 @@ class ModelEffect:
             effect=effect,
             attempt=attempt,
             text=reply.text,
-            calls=tuple([_call_json(call) for call in reply.calls]),
+            calls=tuple([_call_json(call) for call in _told_apart(reply.calls)]),
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
             cached_in=reply.cached_in,
@@ -166,8 +166,15 @@ class ModelEffect:
         )
 
 
+def _told_apart(calls: tuple[ModelCall, ...]) -> tuple[ModelCall, ...]:
+    """The calls of one reply, each under an id of its own: an answer names the call it answers."""
+    if len({call.id for call in calls}) == len(calls):
+        return calls
+    return tuple([replace(call, id=f"{call.id}_{at}") for at, call in enumerate(calls, 1)])
+
+
 def _call_json(call: ModelCall) -> dict[str, Json]:
-    return {"id": call.id, "name": call.name, "args": call.args}
+    return {"id": call.id, "name": call.name, "args": readable(call.args)}
 
 
 def _price_json(price: Price) -> dict[str, int]:

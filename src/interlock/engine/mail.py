@@ -156,6 +156,10 @@ def _charged(run: LiveRun, late: e.ModelReplied | e.ToolReturned) -> tuple[int, 
     return late.tokens_in + late.tokens_out if isinstance(late, e.ModelReplied) else 0, late.nanousd
 
 
+def _unreadable(run: LiveRun, item: InboxItem) -> None:
+    run.add(e.AnswerDropped(kind=item.body["kind"], why="it can't be read", inbox=item.id))
+
+
 def _dropped(run: LiveRun, item: InboxItem) -> None:
     run.add(e.AnswerDropped(kind=item.kind, body=item.body, why="nothing here waits for it", inbox=item.id))
 
@@ -168,4 +172,5 @@ _READERS: dict[str, Callable[[LiveRun, InboxItem], None]] = {
     "resume": _resume,
     "cancel": _cancel,
     "evidence": _evidence,
+    "unreadable": _unreadable,
 }

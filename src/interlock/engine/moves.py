@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from interlock.agent.model import Offer
-from interlock.canonical import Json, encode
+from interlock.canonical import Json
 from interlock.engine.live_run import Write
-from interlock.engine.record import dump_field, field_schema
+from interlock.engine.record import dump_field, field_schema, set_from
 from interlock.errors import BadInput
 from interlock.history.events import ModelReplied
 from interlock.machine.states import ModelState
@@ -110,8 +110,7 @@ def _chosen(record: type[BaseModel], state: ModelState, reply: ModelReplied, seq
             value = dump_field(record, name, args[name])
         except BadInput as wrong:
             return _illegal(state, str(wrong))
-        same = encode(value) == encode(args[name])
-        writes.append(Write("set", name, value, at=(seq, ("calls", 0, "args", name)) if same else None))
+        writes.append(set_from(name, value, args[name], seq, "calls", 0, "args", name))
     return Chosen(outcome, tuple(writes))
 
 

@@ -14,7 +14,7 @@ from interlock.engine.ending import Ended
 from interlock.engine.live_run import LiveRun, Write
 from interlock.engine.model_turn import prompt_text
 from interlock.engine.moves import form_of
-from interlock.engine.record import dump_field, fitting
+from interlock.engine.record import dump_field, fitting, set_from
 from interlock.errors import BadInput
 from interlock.history.events import AnswerDropped, SignalArrived, WaitEnded, WaitOpened
 from interlock.machine.outcomes import EngineOutcome
@@ -154,8 +154,8 @@ def writes_of(run: LiveRun, fields: Mapping[str, Json], seq: int, allowed: tuple
     strangers = set(fields) - set(allowed)
     if strangers:
         raise BadInput(f"no field `{sorted(strangers)[0]}` here; it takes {', '.join(allowed) or 'none'}")
-    writes = []
-    for name, given in fields.items():
-        value = dump_field(run.machine.record, name, given)
-        writes.append(Write("set", name, value, at=(seq, ("fields", name)) if value == given else None))
-    return fitting(run.machine.record, run.values, writes)
+    record = run.machine.record
+    writes = [
+        set_from(name, dump_field(record, name, given), given, seq, "fields", name) for name, given in fields.items()
+    ]
+    return fitting(record, run.values, writes)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from typing import Annotated, Any, NoReturn, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 from msgspec.structs import replace
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticSerializationError
 
-from interlock.canonical import Json, encode, in_order
+from interlock.canonical import Json, as_stored, encode, in_order, same
 from interlock.engine.live_run import Write
 from interlock.errors import BadInput, FrozenValue
 from interlock.machine.tools import explain
@@ -45,16 +45,23 @@ def _has_sets(record: type[BaseModel], name: str) -> bool:
 
 
 def dump_field(record: type[BaseModel], name: str, value: Any) -> Json:
-    """A field's new value as JSON, checked against its annotation. Raises `BadInput`."""
+    """A field's new value as it will be stored, checked against its annotation. Raises `BadInput`."""
     adapter = _adapters(record)[name]
     try:
         made = adapter.validate_python(value, by_alias=True, by_name=True)
-        dumped = adapter.dump_python(made, mode="json", round_trip=True)
+        return _stored(record, name, made, adapter.dump_python(made, mode="json", round_trip=True))
     except ValidationError as wrong:
         raise BadInput(f"record field `{name}`: {explain(wrong)}") from None
-    except PydanticSerializationError as wrong:
+    except (ValueError, BadInput) as wrong:  # ValueError: pydantic's, for what it can't make JSON of
         raise BadInput(f"record field `{name}` can't be stored as JSON: {wrong}") from None
-    return in_order(made, dumped) if _has_sets(record, name) else dumped
+
+
+def _stored(record: type[BaseModel], name: str, made: Any, dumped: Json) -> Json:
+    ordered = in_order(made, dumped) if _has_sets(record, name) else dumped
+    stored = as_stored(ordered)
+    if stored is not ordered:  # numbers that are none got names, which not every annotation reads back
+        load_field(record, name, stored)
+    return stored
 
 
 def field_schema(record: type[BaseModel], name: str) -> dict[str, Json]:
@@ -66,26 +73,33 @@ def field_schema(record: type[BaseModel], name: str) -> dict[str, Json]:
 
 
 def dump_record(record: type[BaseModel], values: Any) -> dict[str, Json]:
-    """A whole record as JSON by field. Raises `BadInput` naming each field that doesn't fit."""
+    """A whole record by field, as it will be stored. Raises `BadInput` naming each field that doesn't fit."""
     try:
         # An instance is looked at again too: pydantic lets anything be assigned to it.
-        same = isinstance(values, record)
-        given = values.model_dump(round_trip=True, by_alias=False, warnings=False) if same else values
+        ready = isinstance(values, record)
+        given = values.model_dump(round_trip=True, by_alias=False, warnings=False) if ready else values
         made = load_record(record, given)
         dumped: dict[str, Json] = made.model_dump(mode="json", round_trip=True, by_alias=False)
+        known = record.model_fields
+        return {
+            name: _stored(record, name, getattr(made, name), value) if name in known else as_stored(value)
+            for name, value in dumped.items()
+        }
     except ValidationError as wrong:
         raise BadInput(f"{record.__name__}: {explain(wrong)}") from None
-    except PydanticSerializationError as wrong:
+    except (ValueError, BadInput) as wrong:
         raise BadInput(f"{record.__name__} can't be stored as JSON: {wrong}") from None
-    return {
-        name: in_order(getattr(made, name), value) if name in record.model_fields and _has_sets(record, name) else value
-        for name, value in dumped.items()
-    }
 
 
 def load_record(record: type[R], values: Any) -> R:
     """A record of stored values, which go by the names of its fields. Raises `ValidationError`."""
     return record.model_validate(values, by_alias=True, by_name=True)
+
+
+def set_from(name: str, value: Json, given: Json, seq: int, *path: str | int) -> Write:
+    """A field set to what was made of `given`, which stands in event `seq` at `path`: the log points there if the two
+    are stored alike."""
+    return Write("set", name, value, at=(seq, path) if same(value, given) else None)
 
 
 @cache
@@ -106,9 +120,26 @@ def fitting(record: type[BaseModel], stored: Mapping[str, Json], writes: Sequenc
         whole[write.name] = write.value if write.how == "set" else [*(whole.get(write.name) or []), *write.value]
     made = dump_record(record, whole)
     return tuple(
-        write if made[write.name] == whole[write.name] else replace(write, how="set", value=made[write.name], at=None)
+        write
+        if same(made[write.name], whole[write.name])
+        else replace(write, how="set", value=made[write.name], at=None)
         for write in writes
     )
+
+
+@cache
+def _grows_freely(record: type[BaseModel], name: str) -> bool:
+    """Whether what may be appended depends on the items alone: so it is in a bare `list[...]`, or one that may be None.
+    Anything else may bound the whole list."""
+    info = record.model_fields[name]
+    return not info.metadata and _is_bare_list(info.annotation)
+
+
+def _is_bare_list(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, UnionType):
+        lists = [each for each in get_args(annotation) if each is not NoneType]
+        return len(lists) == 1 and _is_bare_list(lists[0])
+    return annotation is list or get_origin(annotation) is list
 
 
 class Items(list[Any]):
@@ -130,6 +161,9 @@ class Items(list[Any]):
         raise FrozenValue(f"record list `{self._name}` takes append and extend; else assign the whole field")
 
     __setitem__ = __delitem__ = __imul__ = insert = pop = remove = clear = sort = reverse = _refuse
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (list(self),)  # a copy is the handler's own list: what is done to it is no change of the record
 
     def __iadd__(self, items: Iterable[Any]) -> Items:  # type: ignore[misc]  # list's own is as loose
         self.extend(items)
@@ -181,9 +215,9 @@ class RecordDraft:
     def _append(self, name: str, items: list[Any]) -> list[Any]:
         self._grant.may_write(name)
         # A bound on the list is a bound on all of it, which costs a look at all of it.
-        before: list[Json] = self._current(name) if self._record.model_fields[name].metadata else []
+        before: list[Json] = [] if _grows_freely(self._record, name) else self._current(name)
         whole = dump_field(self._record, name, [*before, *items])
-        if whole[: len(before)] != before:
+        if before and not same(whole[: len(before)], before):
             raise FrozenValue(f"record list `{name}` is rearranged by its own type: assign the whole field")
         self._added.setdefault(name, []).extend(whole[len(before) :])
         loaded: list[Any] = load_field(self._record, name, whole)
@@ -204,7 +238,7 @@ class RecordDraft:
         return list(fitting(self._record, self._stored, found))
 
     def _changes(self, name: str, value: Json) -> bool:
-        return name in self._added or encode(value) != encode(self._stored.get(name))
+        return name in self._added or not same(value, self._stored.get(name))
 
     def _check_frozen(self, name: str, value: Any) -> None:
         stored = self._current(name)
@@ -215,7 +249,7 @@ class RecordDraft:
         if not nested:
             return
         held = list(value) if isinstance(value, Items) else value
-        if encode(dump_field(self._record, name, held)) != encode(stored):
+        if not same(dump_field(self._record, name, held), stored):
             raise FrozenValue(f"`record.{name}` was changed in place: assign the whole field instead")
 
 

@@ -6,8 +6,7 @@ from interlock.engine.attempts import ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
 from interlock.engine.ending import Ended
-from interlock.engine.live_run import Write
-from interlock.engine.record import dump_field, fitting
+from interlock.engine.record import dump_field, fitting, set_from
 from interlock.errors import EffectFailed, InterlockError
 from interlock.history.events import ToolReturned
 from interlock.machine.outcomes import EngineOutcome
@@ -27,8 +26,8 @@ async def use_turn(desk: Desk, state: UseState) -> Ended:
         if state.into is None:
             return Ended("done", origin=origin)
         value = dump_field(run.machine.record, state.into, result.value)
-        at = (entry.result_seq, ("value",)) if value == result.value else None
-        writes = fitting(run.machine.record, run.values, [Write("set", state.into, value, at)])
+        write = set_from(state.into, value, result.value, entry.result_seq, "value")
+        writes = fitting(run.machine.record, run.values, [write])
         return Ended("done", writes, origin=origin)
     except EffectFailed as failed:
         return Ended(failed.outcome, why=str(failed))

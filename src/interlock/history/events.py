@@ -345,6 +345,6 @@ def from_json(body: Mapping[str, Json]) -> Event:
     """The event of a stored object. Raises ValueError for a type or fields that this code doesn't know."""
     try:
         event: Event = msgspec.convert(body, _Any)
-    except msgspec.ValidationError as wrong:
+    except (msgspec.ValidationError, RecursionError) as wrong:
         raise ValueError(f"{wrong}: written by a newer interlock, or damaged") from None
     return event

@@ -40,7 +40,7 @@ def event_in(stored: bytes, fetch: Callable[[bytes], bytes]) -> Event:
         event = from_bytes(stored)
         if not event.payloads:
             return event
-    except DecodeError:  # a reference where its class wants a list; half a surrogate pair
+    except (DecodeError, RecursionError):  # a reference where its class wants a list; half a surrogate pair
         pass
     return from_json(join(stored, fetch))
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
-from pydantic_core import PydanticSerializationError, PydanticUndefined
+from pydantic_core import PydanticUndefined
 
-from interlock.canonical import Json, encode, fingerprint, in_order
+from interlock.canonical import Json, as_stored, encode, fingerprint, in_order
 from interlock.errors import BadInput
 from interlock.machine.limits import nanousd
 
@@ -140,11 +140,12 @@ class Tool(Generic[D, P, T]):
             dumped: dict[str, Json] = model.model_dump(mode="json", round_trip=True)
             if dumped != arguments:
                 self._read(dumped)  # what can't be read back is said before anything is sent
+            stored: dict[str, Json] = as_stored(in_order(model, dumped) if self._takes_sets else dumped)
+            return stored
         except ValidationError as wrong:
             raise BadInput(f"{self.name}: {explain(wrong)}") from None
-        except PydanticSerializationError as wrong:
+        except (ValueError, BadInput) as wrong:  # ValueError: pydantic's, for what it can't make JSON of
             raise BadInput(f"{self.name}: an argument can't be stored as JSON: {wrong}") from None
-        return in_order(model, dumped) if self._takes_sets else dumped
 
     @cached_property
     def _takes_sets(self) -> bool:
@@ -162,8 +163,9 @@ class Tool(Generic[D, P, T]):
     def dump(self, value: Any) -> Json:
         """A result as JSON. Raises `BadInput` for one that isn't what the function declares."""
         try:
-            return self._result.dump_python(self._result.validate_python(value), mode="json", round_trip=True)
-        except (ValidationError, ValueError, TypeError) as wrong:
+            made = self._result.validate_python(value)
+            return as_stored(self._result.dump_python(made, mode="json", round_trip=True))
+        except (ValidationError, ValueError, TypeError, BadInput) as wrong:
             reason = explain(wrong) if isinstance(wrong, ValidationError) else str(wrong)
             raise BadInput(f"{self.name} returned what it doesn't declare: {reason}") from None
 

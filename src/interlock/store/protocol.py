@@ -70,7 +70,7 @@ class InboxItem(Struct, frozen=True, gc=False):
     """Something left for the run's owner. `id` is unique in the store: leaving it twice leaves it once."""
 
     id: str
-    kind: str  # decision, extend, pause, resume, cancel, clear, signal, evidence
+    kind: str  # decision, extend, pause, resume, cancel, clear, signal, evidence; `unreadable`: its body says of which
     body: Json
     left_at: int = 0
 

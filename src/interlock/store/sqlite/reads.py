@@ -150,4 +150,9 @@ def run_row(row: tuple[Any, ...]) -> RunRow:
 
 
 def _item(row: tuple[Any, ...]) -> InboxItem:
-    return InboxItem(row[0], row[1], decode(row[2]), row[3])
+    """One that can't be read is its run's misfortune: raising would fail the claim, and with it every other run's."""
+    item_id, kind, body, left_at = row
+    try:
+        return InboxItem(item_id, kind, decode(body), left_at)
+    except ValueError:
+        return InboxItem(item_id, "unreadable", {"kind": kind}, left_at)
