@@ -93,6 +93,21 @@ def test_the_hard_bound_is_never_below_the_bytes_and_never_below_the_estimate(re
     assert 0 < input_bound(request, "estimate") <= input_bound(request)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message("tool", name="\N{GRINNING FACE}" * 500),
+        Message("assistant", calls=(ModelCall("c", "\N{GRINNING FACE}" * 500, {}),)),
+        Message("assistant", calls=(ModelCall("\N{GRINNING FACE}" * 500, "look", {}),)),
+        Message("tool", call_id="\N{GRINNING FACE}" * 500),
+    ],
+    ids=["an answer's name", "a call's name", "a call's id", "an answer's id"],
+)
+def test_names_and_ids_count_by_their_bytes_in_whatever_script(message: Message) -> None:
+    """They are the model's and the provider's to choose, and are sent back with every further request."""
+    assert input_bound(ModelRequest("m", (message,))) > 2000
+
+
 @given(requests, texts)
 def test_a_longer_request_has_no_lower_bound(request: ModelRequest, more: str) -> None:
     longer = ModelRequest("m", (*request.messages, Message("user", more)), request.instructions, request.offers)

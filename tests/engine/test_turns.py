@@ -347,6 +347,23 @@ def test_other_arguments_results_or_changes_are_progress(stage: Stage) -> None:
     assert stage.play(machine, Rec(), model=[*script, choose("done")]).status == "completed"
 
 
+def test_the_order_in_which_calls_side_by_side_come_back_is_no_progress(stage: Stage) -> None:
+    begun: list[int] = []
+
+    @tool(does="read", within=9)
+    async def slow(call: Call[None], at: int) -> int:
+        begun.append(at)
+        first_turn = len(begun) <= 2
+        await asyncio.sleep(at if first_turn else 3 - at)
+        return at
+
+    row = model_state("Look", model=M, tools=[slow], writes={"done": []})
+    model = ScriptedModel(lambda request: [call("slow", at=1), call("slow", at=2)])
+    table = {"s": row.then({"done": "end", "stalled": "lost"}), "end": final(), "lost": final("failed")}
+    played = stage.play(Machine("m", Rec, table=table, limits=Limits(repeats=2)), Rec(), model=model)
+    assert outcomes(played) == ["called", "stalled"]
+
+
 def test_progress_can_be_left_unwatched(stage: Stage) -> None:
     row = model_state("Look", model=M, tools=[look], writes={"done": []})
     script = [call("look", at=1)] * 9

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from interlock import Call, Limits, Machine, Turn, final, model_state, state, tool
-from interlock.agent.model import Message, ModelRequest
+from interlock.agent.model import Message, ModelCall, ModelRequest
 from interlock.agent.prices import input_bound
 from interlock.agent.scripted import as_reply
 from interlock.bootstrap import Prices
@@ -282,3 +282,31 @@ def test_what_was_spent_is_the_sum_of_what_the_events_say(stage: Stage) -> None:
     assert (played.result.spent.tokens, played.result.spent.calls, played.result.spent.turns) == (tokens, calls, turns)
     *_, (_, last) = folds(played.events)
     assert last.held == dict.fromkeys(last.held, 0)
+
+
+EMOJI = "\N{GRINNING FACE}" * 5_000
+
+
+@pytest.mark.parametrize("words", ["name", "id"])
+def test_a_model_s_own_words_don_t_pass_the_ceiling(stage: Stage, words: str) -> None:
+    """What it says is sent back to it, and billed by the byte: also the name of a tool that there isn't, and ids."""
+
+    def billed(request: ModelRequest) -> ModelReply:
+        """A token for each byte that is sent; schemas and framing are free."""
+        messages, calls = request.messages, [call for message in request.messages for call in message.calls]
+        sent = [text for message in messages for text in (message.text, message.name, message.call_id)]
+        size = sum(len(text.encode()) for text in [*sent, *(text for call in calls for text in (call.name, call.id))])
+        longest = ModelCall("a", EMOJI, {}) if words == "name" else ModelCall(EMOJI, "nothing of the kind", {})
+        chosen = longest if len(messages) == 1 else ModelCall("b", "done", {})
+        return ModelReply(calls=(chosen,), tokens_in=size, tokens_out=16)
+
+    row = model_state("Go", model=M, writes={"done": []}, within=60, max_tokens=16)
+    table = {"work": row.then({"done": "end"}), "end": final()}
+    machine = Machine("scene", Work, limits=Limits(turns=9, tokens=21_000, warn_at=1.0), table=table)
+    played = stage.play(machine, Work(), model=ScriptedModel(billed))
+    assert_within_ceiling(played.events)
+    assert_log(played, overrun=0, move_refused=1)
+    called = [event for event in played.events if isinstance(event, ModelCalled)]
+    replied = [event for event in played.events if isinstance(event, ModelReplied)]
+    for intent, reply in zip(called, replied, strict=True):
+        assert reply.tokens_in + reply.tokens_out <= intent.hold_tokens

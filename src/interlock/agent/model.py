@@ -83,7 +83,7 @@ class ModelRequest(Struct, frozen=True, gc=False):
 
 def utf8_bytes(text: str) -> int:
     """The length of a text in UTF-8; half a surrogate pair counts as it is escaped."""
-    return len(text.encode("utf-8", "surrogatepass"))
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 class ModelReply(Struct, frozen=True, gc=False):

@@ -29,7 +29,8 @@ REQUEST_TOKENS = 64  # begin, end and the opening of the answer: 3 at OpenAI
 OFFERS_TOKENS = 1024  # once, when anything is offered: Anthropic's tool prompt, 261 to 530 by model
 OFFER_TOKENS = 64  # per tool: 7 to 12 of signature; and keywords that a client adds to its schema
 MESSAGE_TOKENS = 32  # per message: 3 or 4 for its role
-CALL_TOKENS = 64  # per call in a message, and per answer to one: its braces and its id, up to 40 bytes
+CALL_TOKENS = 64  # per call in a message, and per answer to one: its braces and its id, up to ID_BYTES
+ID_BYTES = 40  # ids are the provider's to choose; what goes beyond is counted as text
 
 ESTIMATED_BYTES_PER_TOKEN = 2.5  # below English prose (about 4) and JSON (about 3), so that it rarely undershoots
 
@@ -99,8 +100,9 @@ def bulk_of_frame(instructions: str, offers: Sequence[Offer]) -> Bulk:
 
 
 def bulk_of_message(message: Message) -> Bulk:
-    calls = len(message.calls) or bool(message.call_id)
-    return Bulk(message.size_bytes(), MESSAGE_TOKENS + CALL_TOKENS * calls)
+    ids = [call.id for call in message.calls] if message.calls else [message.call_id] if message.call_id else []
+    beyond = sum([utf8_bytes(id_) for id_ in ids]) - ID_BYTES * len(ids)
+    return Bulk(message.size_bytes() + max(0, beyond), MESSAGE_TOKENS + CALL_TOKENS * len(ids))
 
 
 def input_bound(request: ModelRequest, mode: Literal["hard", "estimate"] = "hard") -> int:

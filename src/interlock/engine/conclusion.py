@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from msgspec.structs import replace
 
 from interlock.canonical import fingerprint
@@ -78,8 +80,11 @@ def _stalled(run: LiveRun, ended: Ended, print_: str | None) -> Ended | None:
 
 def _print(run: LiveRun, ended: Ended) -> str | None:
     """Fingerprint of a turn: its outcome, its tools with arguments and results, its changes. None: it did nothing."""
-    calls = [(c.tool, c.args) for _, c in run.journal if isinstance(c, e.ToolCalled) and c.attempt == 1]
-    results = [r.value for _, r in run.journal if isinstance(r, e.ToolReturned)]
+    called = [c for _, c in run.journal if isinstance(c, e.ToolCalled) and c.attempt == 1]
+    returned = [r for _, r in run.journal if isinstance(r, e.ToolReturned)]
+    # In the order they were asked for: side by side, they begin and end in any.
+    calls = [(c.tool, c.args) for c in sorted(called, key=attrgetter("effect"))]
+    results = [r.value for r in sorted(returned, key=attrgetter("effect"))]
     if not calls and not any(isinstance(event, e.ModelCalled) for _, event in run.journal):
         return None
     return fingerprint([ended.outcome, calls, results, [[w.how, w.name, w.value] for w in ended.writes]])

@@ -54,8 +54,9 @@ def _decision(run: LiveRun, item: InboxItem) -> None:
 def _signal(run: LiveRun, item: InboxItem) -> None:
     body = item.body
     run.add(e.SignalArrived(name=body["name"], fields=body.get("fields", {}), by=body["by"], inbox=item.id))
-    for number, (kind, _, _, _, signal, _) in list(run.state.waiting.items()):
-        if kind == "signal" and signal == body["name"]:
+    for number, (kind, _, _, due, signal, _) in list(run.state.waiting.items()):
+        in_time = due is None or item.left_at < due  # else the timer was first, whenever a worker looks
+        if kind == "signal" and signal == body["name"] and in_time:
             take_signal(run, int(number), signal)
 
 
