@@ -86,6 +86,8 @@ def test_many_brackets_are_no_depth() -> None:
     wide = {"rows": [{"id": n, "tags": ["[[[{{{", "a"]} for n in range(500)], "text": "[{" * 5_000}
     assert decode(encode(wide)) == wide
     assert as_stored(wide) is wide
+    for text in ("[" * 5_000, "\ud800" + "[" * 5_000):
+        assert decode(encode(text)) == text == as_stored(text) and as_stored([text]) == [text]
 
 
 def test_in_memory_is_what_the_log_gives_back() -> None:

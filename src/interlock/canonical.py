@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -50,6 +51,17 @@ def encode(value: Json) -> bytes:
         _check_depth(body, DEPTH_MAX)
     # msgspec writes NaN as null: where there is a null, whoever tells them apart writes it.
     return _with_names_for_no_numbers(value) if b"null" in body else body
+
+
+def encode_stored(value: Json) -> bytes:
+    """`encode` for what is made of values that were taken `as_stored`, without a look for what is then not in them.
+
+    The look costs more than the writing does, and a turn writes a dozen values.
+    """
+    try:
+        return _plain.encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        return encode(value)
 
 
 def as_stored(value: Json) -> Json:
@@ -126,9 +138,9 @@ def decode(body: bytes | str) -> Json:
 
 # -- depth ------------------------------------------------------------------------------------------------------------
 
-_AS_LISTS = bytes.maketrans(b"{}:", b"[],")
-_escape = re.compile(rb"\\.")
-_items = msgspec.json.Decoder(list[msgspec.Raw])
+_string = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_OPENING = frozenset(b"[{")
 
 
 def _too_deep(levels: int) -> BadInput:
@@ -136,31 +148,13 @@ def _too_deep(levels: int) -> BadInput:
 
 
 def _check_depth(body: bytes, levels: int) -> None:
-    """Raises `BadInput` when lists and objects lie more than `levels` deep in each other.
-
-    Looks only into what is long enough, and has enough brackets, to be deeper; that is mostly nothing.
-    """
-    if body.count(b"[") + body.count(b"{") <= levels:
+    """Raises `BadInput` when lists and objects lie more than `levels` deep in each other."""
+    if body.count(b"[") + body.count(b"{") <= levels:  # mostly
         return
-    # Keys beside values in a list are as deep, and two of the same name stay two. Without escapes, which may be halves
-    # of characters, strings stay strings.
-    body = body.translate(_AS_LISTS)
-    parts = [_escape.sub(b"", body) if b"\\ud" in body else body]
-    try:
-        for left in reversed(range(levels)):
-            parts = [inner for part in parts for inner in _deeper(_items.decode(part), left)]
-    except RecursionError:
-        raise _too_deep(levels) from None
-    if parts:
+    brackets = _string.sub(b"", body).translate(None, _NO_BRACKETS)
+    depths = accumulate(1 if bracket in _OPENING else -1 for bracket in brackets)
+    if max(depths, default=0) > levels:
         raise _too_deep(levels)
-
-
-def _deeper(items: Iterable[msgspec.Raw], levels: int) -> list[bytes]:
-    """Those that may be deeper than this."""
-    read = list(map(bytes, items))
-    if max(map(len, read), default=0) <= 2 * levels:  # mostly; two bytes a level are the least
-        return []
-    return [part for part in read if part[0] == ord("[") and part.count(b"[") > levels]
 
 
 # -- other forms ------------------------------------------------------------------------------------------------------
@@ -181,8 +175,9 @@ def sha256(body: bytes) -> bytes:
 
 
 def fingerprint(value: Json) -> str:
-    """16 hex digits (64 bits) of a value's SHA-256: names a version or a request inside one machine or run."""
-    return hashlib.sha256(encode(value)).hexdigest()[:16]
+    """16 hex digits (64 bits) of a value's SHA-256: names a version or a request inside one machine or run. Of values
+    `as_stored`: NaN and null have the same."""
+    return hashlib.sha256(encode_stored(value)).hexdigest()[:16]
 
 
 def in_order(value: Any, dumped: Json) -> Json:

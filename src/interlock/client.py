@@ -18,7 +18,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel
 from interlock.agent.model import Model, Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import Threads, open_world
-from interlock.canonical import Json, fingerprint, in_key_order
+from interlock.canonical import Json, as_stored, fingerprint, in_key_order
 from interlock.engine.live_run import account_of, cell_of, row_of
 from interlock.engine.record import dump_record, load_record
 from interlock.engine.timing import Timing
@@ -310,8 +310,7 @@ class Client:
         Raises `WaitClosed` when somebody or something was first, `BadInput` for what the form doesn't take.
         """
         found = wait_for_answer(read_run(self.store, run_id), wait)
-        said = _said(outcome, fields)
-        check_answer(found, outcome, said)
+        said = check_answer(found, outcome, fields)
         body = {"wait": found.number, "outcome": outcome, "fields": said}
         return await self._leave(found.run, "decision", body, by, reason, wait=found.number)
 
@@ -452,12 +451,15 @@ def wait_about(view: RunView, effect: int) -> OpenWait:
     raise WaitClosed(f"run {view.id} asks nothing about effect {effect}")
 
 
-def check_answer(wait: OpenWait, outcome: str, fields: Mapping[str, Json]) -> None:
-    """Raises `BadInput` for an outcome that the wait doesn't take, or fields that this outcome doesn't."""
+def check_answer(wait: OpenWait, outcome: str, fields: Mapping[str, Json] | None) -> dict[str, Json]:
+    """The fields as the run will find them. Raises `BadInput` for an outcome that the wait doesn't take, or fields that
+    this outcome doesn't."""
     form = wait.form.get(outcome)
     if form is None:
         raise BadInput(f"run {wait.run} takes {', '.join(wait.form)}, not {outcome!r}")
-    _check_form(outcome, form, dict(fields))
+    said = _said(outcome, fields)
+    _check_form(outcome, form, said)
+    return said
 
 
 def extension(*, usd: float = 0, tokens: int = 0, turns: int = 0, calls: int = 0, seconds: float = 0) -> dict[str, int]:
@@ -488,7 +490,7 @@ def _check_form(outcome: str, form: Json, fields: dict[str, Json]) -> None:
         schema = {"type": "object", "properties": form, "additionalProperties": False}
     for wrong in jsonschema.Draft202012Validator(schema).iter_errors(fields):
         where = ".".join(str(part) for part in wrong.absolute_path)
-        raise BadInput(f"{outcome}: {where + ': ' if where else ''}{wrong.message}")
+        raise BadInput(f"{outcome}: {where + ': ' if where else ''}{wrong.message[:300]}")
 
 
 class RunHandle(Generic[R]):

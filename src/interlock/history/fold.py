@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from interlock.canonical import Json, encode
+from interlock.canonical import Json, encode_stored
 from interlock.history import events as e
 from interlock.history.events import Change, Event
 from interlock.machine.limits import DIMENSIONS
@@ -149,7 +149,7 @@ class RunState:
     def live(self) -> bytes:
         """The state as stored with the run row: its values in the order of `LIVE`, without their names, for it is
         rewritten with every commit. The record and the account have rows of their own."""
-        return encode(_live_values(self))
+        return encode_stored(_live_values(self))
 
     @classmethod
     def revive(cls, live: Json, account: tuple[dict[str, int], dict[str, int], dict[str, int]]) -> RunState:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec import DecodeError
 
-from interlock.canonical import Json, decode, encode, sha256
+from interlock.canonical import Json, decode, encode, encode_stored, sha256
 from interlock.history.events import Event, from_bytes, from_json, to_json
 
 INLINE_BYTES_MAX = 32 * 1024
@@ -21,7 +21,7 @@ _COUNT = "payloads"
 
 def split(event: Event) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     """The bytes of an event, and the payloads (digest, bytes) that were taken out of it."""
-    whole = encode(event)
+    whole = encode_stored(event)
     if len(whole) <= INLINE_BYTES_MAX:
         return whole, ()
     taken: dict[bytes, bytes] = {}

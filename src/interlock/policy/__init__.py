@@ -1,1 +1,1 @@
-"""WHAT IS PERMITTED: accounts, grants and origins, retries, progress. Pure decisions, no I/O."""
+"""WHAT IS PERMITTED: accounts, grants and origins, retries, what may be told. Pure decisions, no I/O."""
