@@ -31,10 +31,10 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """Whom we are measured beside, and how many times as many turns a second are promised."""
+    """Whom we are measured beside, and how many times as many turns a second are promised (None: nothing is)."""
 
     name: str
-    times: float
+    times: float | None
     script: str
     options: tuple[str, ...] = ()
 
@@ -64,7 +64,8 @@ class Peer:
 PEERS = (
     Peer("LangGraph, SQLite saver, full state", 10.0, "langgraph_sqlite.py", ("full",)),
     Peer("LangGraph, SQLite saver, DeltaChannel", 10.0, "langgraph_sqlite.py", ("delta",)),
-    Peer("DBOS, SQLite", 20.0, "dbos_sqlite.py"),
+    Peer("DBOS, SQLite", 20.0, "dbos_sqlite.py", ("as-it-comes",)),
+    Peer("DBOS, SQLite, with our write-ahead log", None, "dbos_sqlite.py", ("wal",)),
 )
 
 

@@ -1,9 +1,9 @@
-"""DBOS Transact on SQLite: `dbos_sqlite.py FILE RUNS TURNS`. Run with the peers' own Python.
+"""DBOS Transact on SQLite: `dbos_sqlite.py as-it-comes|wal FILE RUNS TURNS`. Run with the peers' own Python.
 
 One step per model call and one per tool call; the conversation lives in the workflow's memory.
 
-DBOS documents no setting for SQLite, and its pool and threads were best as they come. The write-ahead log is our
-addition: DBOS leaves a file in the journal mode that it finds, and is faster in this one, at the same safety.
+DBOS documents no setting for SQLite, and its pool and threads were best as they come. `wal` is our addition: DBOS leaves
+a file in the journal mode that it finds, and is faster in this one, at the same safety.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from dbos import DBOS
 from text import found, said, timed
 
-FILE, RUNS, TURNS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+MODE, FILE, RUNS, TURNS = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 
 
 @DBOS.step()
@@ -43,8 +43,9 @@ async def everything() -> None:
     assert sizes == [2 * TURNS] * RUNS
 
 
-with contextlib.closing(sqlite3.connect(FILE)) as db:
-    db.execute("PRAGMA journal_mode=WAL")
+if MODE == "wal":
+    with contextlib.closing(sqlite3.connect(FILE)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
 DBOS(
     config={
         "name": "bench",
