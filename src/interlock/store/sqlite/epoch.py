@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,13 +56,18 @@ class EpochFile:
             self._written = mark
 
 
+_replacing = threading.Lock()
+"""Two stores of one process may open the same file: half of one's mark must not be moved into place by the other."""
+
+
 def _replace(path: Path, body: bytes) -> None:
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(fresh, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    with _replacing:
+        with open(fresh, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
     sync_folder(path.parent)
 
 
