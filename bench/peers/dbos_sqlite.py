@@ -2,8 +2,8 @@
 
 One step per model call and one per tool call; the conversation lives in the workflow's memory.
 
-DBOS documents no setting for SQLite, and its pool and threads were best as they come. `wal` is our addition: DBOS leaves
-a file in the journal mode that it finds, and is faster in this one, at the same safety.
+DBOS documents no setting for SQLite, and its pool and threads were best as they come. `wal` is our addition: DBOS
+leaves a file in the journal mode that it finds, and is faster in this one, at the same safety.
 """
 
 from __future__ import annotations

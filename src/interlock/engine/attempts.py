@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest, readable
@@ -93,8 +94,7 @@ class Effect(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class ModelEffect:
+class ModelEffect(Struct):
     """Asking a model once."""
 
     model: Model
@@ -182,8 +182,7 @@ def _price_json(price: Price) -> dict[str, int]:
     return written if price.cached_input is None else {**written, "cached_input": price.cached_input}
 
 
-@dataclass(slots=True)
-class ToolEffect:
+class ToolEffect(Struct):
     """Calling a tool once."""
 
     tool: Tool[Any, Any, Any]

@@ -56,7 +56,8 @@ class Effects:
             raise EffectFailed(EngineOutcome.LIMIT_REACHED, "the turn asked for more effects than its state declares")
         entry = self.desk.journal.ask(effect.digest)
         if entry is None:
-            await self.desk.replayed()
+            if self.desk.leaving or self.desk.journal.unasked:  # seldom
+                await self.desk.replayed()
         elif entry.result is not None:
             return entry
         number = self.run.next_effect() if entry is None else entry.effect
@@ -97,7 +98,16 @@ class Effects:
 
     # -- permit -----------------------------------------------------------------------------------------------------
 
+    def _permitted(self, effect: Effect) -> Hold | None:
+        """The hold of an attempt that nothing stands in the way of; that is mostly so. None: see `_permit`."""
+        desk, state = self.desk, self.run.state
+        if desk.parking or desk.leaving or state.doubts or state.open or warned(state):
+            return None
+        hold = effect.hold(self.run)
+        return hold if isinstance(hold, Hold) else None
+
     async def _permit(self, effect: Effect, number: int) -> Hold:
+        """The hold of an attempt, once what stands in its way is out of it. Raises `EffectFailed` if that can't be."""
         while True:
             if self.desk.parking:
                 await self.desk.never()
@@ -135,7 +145,7 @@ class Effects:
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _try(self, effect: Effect, number: int, attempt: int) -> Entry:
-        hold = await self._permit(effect, number)
+        hold = self._permitted(effect) or await self._permit(effect, number)
         self.desk.begin()
         try:
             clock, window = self.world.clock, self.world.timing.send_window

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from interlock.engine.live_run import Write
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """The outcome of a turn and what it writes. `why` in a few words when the engine chose the outcome."""
 
     outcome: str

@@ -6,7 +6,8 @@ Made of the events after the turn's first; entered anew, a turn is answered from
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from interlock.history.events import (
     AttemptFailed,
@@ -27,8 +28,7 @@ Intent = ModelCalled | ToolCalled
 Result = ModelReplied | ToolReturned
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """What is known of one effect: its last intent, its result if it has one, its last failure."""
 
     effect: int

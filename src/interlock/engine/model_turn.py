@@ -53,7 +53,7 @@ class _ModelTurn:
         self.effects = Effects(desk, 1 + desk.run.machine.limits.illegal_moves + state.calls)
 
     async def decide(self) -> Ended:
-        before = await self.run.conversation(self.thread)
+        before = self.run.conversations.get(self.thread) or await self.run.conversation(self.thread)
         talk, prompt, window = self._opened(before)
         for _ in range(1 + self.run.machine.limits.illegal_moves):
             entry = await self._ask(talk, prompt, window)

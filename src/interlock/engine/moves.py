@@ -6,9 +6,9 @@ A reply holds calls of granted tools, or exactly one declared outcome with its f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from pydantic import BaseModel
 
 from interlock.agent.model import Offer
@@ -21,23 +21,20 @@ from interlock.machine.states import ModelState
 from interlock.machine.tools import Tool
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """One declared outcome; its fields stand in the reply's event."""
 
     outcome: str
     writes: tuple[Write, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Calling:
+class Calling(Struct, frozen=True):
     """Calls of granted tools: (call id, tool, checked arguments)."""
 
     calls: tuple[tuple[str, Tool[Any, Any, Any], dict[str, Json]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Illegal:
+class Illegal(Struct, frozen=True):
     """Why the reply is no move, and what the model is told."""
 
     why: str

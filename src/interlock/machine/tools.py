@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticUndefined
 
@@ -35,8 +36,7 @@ class Way:
     PERSON = "person"  # at most once: a person answers
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[D]):
+class Call(Struct, Generic[D], frozen=True):
     """What a tool gets beside its arguments. `key` is the same on every attempt of one effect, and never reused."""
 
     deps: D
