@@ -25,7 +25,7 @@ LINES = [
     ["engine"],
     ["store"],  # the rest of it: the concrete stores
     ["bootstrap", "reading"],
-    ["worker"],
+    ["worker", "fitting"],
     ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],
     ["server", "redteam"],

@@ -28,8 +28,9 @@ from interlock.cli.options import (
 )
 from interlock.cli.show import done_again
 from interlock.cli.wording import value, visible
-from interlock.client import Client, check_answer, extension, wait_about, wait_for_answer
+from interlock.client import Client
 from interlock.errors import WaitClosed
+from interlock.fitting import check_answer, extension, wait_about, wait_for_answer
 from interlock.machine.outcomes import EXHAUSTED
 from interlock.reading import RunView, read_run
 from interlock.store.protocol import Left, Store

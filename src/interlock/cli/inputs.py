@@ -13,8 +13,8 @@ from interlock.agent.prices import price_of
 from interlock.bootstrap import Prices
 from interlock.canonical import Json
 from interlock.cli.options import Misuse
-from interlock.client import check_names
 from interlock.errors import UnknownPrice
+from interlock.fitting import check_names
 from interlock.machine.limits import Price
 from interlock.machine.states import CodeState, ModelState, Row
 from interlock.machine.table import AnyMachine

@@ -32,9 +32,10 @@ from interlock.cli.options import (
 from interlock.cli.show import as_document, print_view
 from interlock.cli.story import Story
 from interlock.cli.wording import duration, money, visible
-from interlock.client import Client, RunHandle, check_key
+from interlock.client import Client, RunHandle
 from interlock.engine.record import dump_record
 from interlock.errors import StoreError
+from interlock.fitting import check_key
 from interlock.history.events import Event
 from interlock.machine.limits import Price
 from interlock.machine.table import AnyMachine

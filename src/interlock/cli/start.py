@@ -13,8 +13,9 @@ from interlock.cli import inputs, target
 from interlock.cli.options import named, open_lasting, print_json, shared, short_id
 from interlock.cli.show import as_document
 from interlock.cli.wording import visible
-from interlock.client import Client, RunHandle, check_key
+from interlock.client import Client, RunHandle
 from interlock.engine.record import dump_record
+from interlock.fitting import check_key
 from interlock.machine.table import AnyMachine
 
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from interlock.canonical import Json, decode, encode
 from interlock.engine.alarms import Alarms
 from interlock.engine.conversation import Conversation
+from interlock.engine.rounds import Rounds
 from interlock.engine.world import World
 from interlock.errors import InterlockError, StaleLease, StoreError
 from interlock.history import chain, payloads
@@ -80,10 +81,12 @@ class Write(Struct, frozen=True, gc=False):
 
 
 class LiveRun:
-    """One leased run. Everything that happens to it goes through `add`."""
+    """One leased run. Everything that happens to it goes through `add`. `rounds`: those of the loop that it is on,
+    which it shares with the worker's other runs."""
 
-    def __init__(self, world: World, machine: AnyMachine, lease: Lease) -> None:
+    def __init__(self, world: World, machine: AnyMachine, lease: Lease, rounds: Rounds | None = None) -> None:
         self.world = world
+        self._rounds = rounds or Rounds()
         self.machine = machine
         self.worker = lease.worker
         self.fence = lease.fence
@@ -268,7 +271,7 @@ class LiveRun:
         """What was added is committed within `timing.linger`, in company if there is any."""
         if not self._lingers:
             self._lingers = True
-            self.world.rounds.put_off(self.world.timing.linger, partial(self._lingered, self._commits))
+            self._rounds.put_off(self.world.timing.linger, partial(self._lingered, self._commits))
 
     def _lingered(self, commits: int) -> None:
         self._lingers = False
@@ -289,7 +292,7 @@ class LiveRun:
         self._waiters.append((self.state.seq, waiter))
         if not self._flushes:
             self._flushes = True
-            self.world.rounds.next(self._flush)
+            self._rounds.next(self._flush)
         await waiter
 
     def _flush(self) -> None:

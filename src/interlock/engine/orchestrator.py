@@ -21,6 +21,7 @@ from interlock.engine.model_turn import model_turn
 from interlock.engine.people import ask_turn, wait_turn
 from interlock.engine.preemption import preempted
 from interlock.engine.raised import RAISED, told
+from interlock.engine.rounds import Rounds
 from interlock.engine.use_turn import use_turn
 from interlock.engine.world import World
 from interlock.errors import StaleLease, StoreError
@@ -48,6 +49,7 @@ class Orchestrator:
         self.machines = machines
         self.deps = deps
         self.name = ""  # what the log calls the worker that takes a run over
+        self._rounds = Rounds()
         self.draining = False  # give every lease back at its next turn boundary
 
     async def advance(self, lease: Lease) -> None:
@@ -55,7 +57,7 @@ class Orchestrator:
 
         Raises `StoreError` when the store can't be written; the run is then as its last commit left it.
         """
-        run = LiveRun(self.world, self.machines[lease.snapshot.row.machine], lease)
+        run = LiveRun(self.world, self.machines[lease.snapshot.row.machine], lease, self._rounds)
         try:
             self._greet(run, lease)
             if lease.why:  # durable before its code runs again: it may take this worker down too, and must be counted

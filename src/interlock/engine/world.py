@@ -15,7 +15,6 @@ from interlock.agent.estimates import Estimates
 from interlock.agent.model import Models
 from interlock.clock import Clock
 from interlock.engine.committer import Committer
-from interlock.engine.rounds import Rounds
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
 from interlock.store.protocol import Store
@@ -49,7 +48,6 @@ class World:
     offload: Offload
     timing: Timing = field(default_factory=Timing)
     model: str | None = None
-    rounds: Rounds = field(default_factory=Rounds)
     estimates: Estimates = field(default_factory=Estimates)
 
     def commit_id(self) -> bytes:
