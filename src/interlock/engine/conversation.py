@@ -35,13 +35,14 @@ def as_text(value: Json) -> str:
 class Conversation:
     """Messages, oldest first, each beside the number of the event it stands in. The first prompt stays for good.
 
-    `bulk` is that of all messages, kept as they come: counting them anew each turn would cost the whole window.
+    `bulk` is that of all messages. Each is weighed once, when it comes: anew each turn would cost the whole window.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.seqs: list[int] = []
         self.bulk = Bulk()
+        self._bulks: list[Bulk] = []
         self.origins: set[str] = set()
         self._answers: dict[int, tuple[str, str]] = {}  # effect -> the model's call it carries out, and its tool
         self._open: dict[str, str] = {}  # calls of the last reply that nobody has answered: id -> name
@@ -116,12 +117,14 @@ class Conversation:
     def _add(self, seq: int, message: Message) -> None:
         self.messages.append(message)
         self.seqs.append(seq)
-        self.bulk += bulk_of_message(message)
+        self._bulks.append(bulk_of_message(message))
+        self.bulk += self._bulks[-1]
 
     def copy(self) -> Conversation:
         """The same messages, to go on with in one turn."""
         twin = Conversation()
-        twin.messages, twin.seqs, twin.bulk = list(self.messages), list(self.seqs), self.bulk
+        twin.messages, twin.seqs = list(self.messages), list(self.seqs)
+        twin.bulk, twin._bulks = self.bulk, list(self._bulks)
         twin.origins = set(self.origins)
         twin._answers, twin._open = dict(self._answers), dict(self._open)
         return twin
@@ -132,17 +135,15 @@ class Conversation:
         if self.bulk.tokens_max <= tokens_max:
             return None
         size = self.bulk.tokens_max
-        for message, seq in zip(self.messages[1:], self.seqs[1:], strict=True):
-            if message.role == "assistant" and size <= tokens_max // 2:
-                return seq
-            size -= bulk_of_message(message).tokens_max
+        for at in range(1, len(self.messages)):
+            if self.messages[at].role == "assistant" and size <= tokens_max // 2:
+                return self.seqs[at]
+            size -= self._bulks[at].tokens_max
         return None
 
     def start_at(self, seq: int) -> None:
         """Leave out what stands before a reply, but for the first prompt."""
-        roles = [message.role for message in self.messages]
-        replies = (at for at, known in enumerate(self.seqs) if at > 0 and known >= seq and roles[at] == "assistant")
-        first = next(replies, len(self.seqs))
-        for message in self.messages[1:first]:
-            self.bulk -= bulk_of_message(message)
-        del self.messages[1:first], self.seqs[1:first]
+        replies = (at for at in range(1, len(self.seqs)) if self.messages[at].role == "assistant")
+        first = next((at for at in replies if self.seqs[at] >= seq), len(self.seqs))
+        self.bulk -= sum(self._bulks[1:first], Bulk())
+        del self.messages[1:first], self.seqs[1:first], self._bulks[1:first]
