@@ -110,3 +110,29 @@ def test_what_a_function_returns_too_late_is_told(gate: threading.Event) -> None
 
     soon(main)
     threads.close()
+
+
+def test_a_thread_that_cannot_be_started_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked is told that the process has as many threads as it may; the call isn't made later all the same."""
+    start, fails = threading.Thread.start, [True]
+
+    def limited(self: threading.Thread) -> None:
+        if self.name == "interlock-plain" and fails:
+            fails.pop()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    ran: list[str] = []
+
+    async def main() -> None:
+        threads = Threads(2)
+        with pytest.raises(RuntimeError):
+            await threads(lambda: ran.append("refused"))
+        await threads(lambda: ran.append("second"))
+        both = threading.Barrier(2, timeout=10)  # passed only by two threads at once
+        await asyncio.gather(threads(both.wait), threads(both.wait))
+        threads.close()
+
+    asyncio.run(main())
+    assert ran == ["second"]

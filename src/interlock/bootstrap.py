@@ -88,14 +88,19 @@ class Threads:
         self._jobs.put(job)
         with self._lock:
             self._free -= 1
-            self._hire()
+            try:
+                self._hire()
+            except RuntimeError:  # the process has as many threads as it may
+                if not self._threads:
+                    job.given_up = True
+                    raise
         return job.future
 
     def _hire(self) -> None:
         if self._free < 0 and self._threads < self._threads_max:
+            threading.Thread(target=self._work, name="interlock-plain", daemon=True).start()
             self._threads += 1
             self._free += 1
-            threading.Thread(target=self._work, name="interlock-plain", daemon=True).start()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -122,7 +127,8 @@ class Threads:
             job.given_up = True
             if job.running:
                 self._threads -= 1
-                self._hire()
+                with contextlib.suppress(RuntimeError):  # whoever calls next tries again
+                    self._hire()
 
     def close(self) -> None:
         """What hasn't begun is dropped; nobody waits for what has."""

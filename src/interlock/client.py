@@ -23,7 +23,16 @@ from interlock.engine.record import dump_record, load_record
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import KeyTaken, ShapeChanged, UnknownRun, WaitClosed
-from interlock.fitting import as_said, check_answer, check_key, check_names, extension, wait_about, wait_for_answer
+from interlock.fitting import (
+    as_said,
+    check_answer,
+    check_key,
+    check_names,
+    check_words,
+    extension,
+    wait_about,
+    wait_for_answer,
+)
 from interlock.history import chain, payloads
 from interlock.history.events import Event, RunStarted
 from interlock.history.fold import FINAL, RunState
@@ -144,6 +153,7 @@ class Client:
         shape, `UnknownPrice`.
         """
         check_key(key)
+        check_words(by=by)
         if isinstance(record, Mapping):
             check_names(machine.record, record)
         values = dump_record(machine.record, record)
@@ -351,6 +361,7 @@ class Client:
     ) -> Left:
         """Tell a run something from a system. It is kept until a wait for it takes it; the same `id` counts once. One
         that comes after a wait's due time doesn't end that wait: the time has. Raises `BadInput`."""
+        check_words(name=name)
         body = {"name": name, "fields": as_said(name, fields)}
         return await self._leave(run_id, "signal", body, by, "", id=id)
 
@@ -377,10 +388,11 @@ class Client:
         wait: int | None = None,
         id: str | None = None,
     ) -> Left:
+        check_words(by=by, reason=reason)
         run = self.store.find(run_id).id
         now = self._world.clock.now_ms()
         item_id = f"{run}/{kind}/{id}" if id else f"{self._world.chance.getrandbits(128):032x}"
-        item = InboxItem(item_id, kind, {**body, "by": by or login_name(), "reason": reason}, now)
+        item = InboxItem(item_id, kind, {**body, "by": by or login_name(), "reason": reason or ""}, now)
         answer = await self._submit(Leave(run, item, now, wait, "decision" if wait is not None else ""))
         if isinstance(answer, Shut):
             raise WaitClosed(f"run {run}: the wait was closed first ({answer.how})")

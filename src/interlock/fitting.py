@@ -23,8 +23,16 @@ EXTENSION_MAX = 10**9
 
 def check_key(key: str | None) -> None:
     """Raises `BadInput` for an empty key: a variable that wasn't set would make one run of all that come."""
+    check_words(key=key)
     if key is not None and not key.strip():
         raise BadInput("the key is empty: name what the run is for, or give no key")
+
+
+def check_words(**words: str | None) -> None:
+    """Raises `BadInput` for a name or reason that isn't text: it would be in the log for good."""
+    for name, said in words.items():
+        if said is not None and not isinstance(said, str):
+            raise BadInput(f"{name} is text, not {said!r}")
 
 
 def check_names(record: type[BaseModel], given: Mapping[str, Any]) -> None:

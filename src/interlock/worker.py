@@ -216,6 +216,9 @@ class Worker:
                 return
             except InterlockError:
                 await asyncio.sleep(1.0)
+            except Exception as unreadable:  # its log says what this interlock doesn't know; it harms no other run
+                log.error("run %s stays with this worker: %s", lease.snapshot.row.id, unreadable)
+                return
 
     # -- beating ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from interlock.clock import ManualClock
 from interlock.errors import ForeignStore, NewerStore, StoreError
-from interlock.store.protocol import Committed, Failed, Started, Store
+from interlock.store.protocol import Beat, Committed, Failed, Started, Store
 from interlock.store.sqlite import SqliteStore, mounts, open_sqlite
 from interlock.store.sqlite.queries import queries
 from tests.store.author import Author, begin, claim, join, running
@@ -313,3 +313,20 @@ def test_doctor_names_a_dead_worker_that_holds_runs(tmp_path: Path) -> None:
     assert lease.why == "dead"
     assert [finding.rule for finding in again.check() if finding.rule == "worker"] == []
     again.close()
+
+
+def test_a_store_that_is_locked_out_waits_once_for_a_whole_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each half of each half: meanwhile nobody else may write."""
+    store = SqliteStore(tmp_path / "s.db", clock=ManualClock(), durability="crash")
+    store._db.set_busy_timeout(1)
+    begun: list[int] = []
+    begin = store._writes.begin
+    monkeypatch.setattr(store._writes, "begin", lambda: (begun.append(1), begin()))
+    with closing(apsw.Connection(str(tmp_path / "s.db"))) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        answers = store.write([Beat(worker=1, at=0)] * 256)
+        shell.execute("ROLLBACK")
+    assert [type(answer) for answer in answers] == [Failed] * 256 and len(begun) == 1
+    store.close()

@@ -74,8 +74,10 @@ class CodeTurn(Turn[Any, Any]):
     ) -> Any:
         if model not in self._state.models:
             raise NotGranted(f"state `{self._desk.run.state.state}` may not use model {model!r}: add it to its models=")
-        if (max_tokens is not None and max_tokens < 1) or (within is not None and not within > 0):
-            raise BadInput(f"a model call takes max_tokens= from 1 up and within= above 0, not {max_tokens}, {within}")
+        whole = max_tokens is None or (type(max_tokens) is int and max_tokens >= 1)
+        if not whole or (within is not None and not within > 0):
+            takes = "max_tokens= in whole numbers from 1 up and within= above 0"
+            raise BadInput(f"a model call takes {takes}, not {max_tokens}, {within}")
         asked = self._state.max_tokens if max_tokens is None else min(max_tokens, self._state.max_tokens)
         request = _request(model, prompt, returns, asked, within or self._state.within)
         entry = await self._effects.carry_out(self._model_effect(model, request, prompt))

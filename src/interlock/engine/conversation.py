@@ -22,7 +22,6 @@ from interlock.history.events import (
     ToolReturned,
     Transitioned,
 )
-from interlock.policy.grants import tool_origin
 
 ACCEPTED = "accepted"
 
@@ -43,8 +42,7 @@ class Conversation:
         self.seqs: list[int] = []
         self.bulk = Bulk()
         self._bulks: list[Bulk] = []
-        self.origins: set[str] = set()
-        self._answers: dict[int, tuple[str, str]] = {}  # effect -> the model's call it carries out, and its tool
+        self._answers: dict[int, str] = {}  # effect of this turn -> the model's call it carries out
         self._open: dict[str, str] = {}  # calls of the last reply that nobody has answered: id -> name
 
     def extend(self, events: Iterable[tuple[int, Event]]) -> None:
@@ -58,27 +56,23 @@ class Conversation:
                 case MoveRefused():
                     self.refused(seq, event.told)
                 case ToolCalled() if event.answers is not None:
-                    self._answers[event.effect] = event.answers, event.tool
+                    self._answers[event.effect] = event.answers
                 case ToolReturned() if event.effect in self._answers:
-                    self._brought(seq, event.effect, event.value, event.origin)
+                    self._answer(seq, self._answers[event.effect], as_text(event.value))
                 case DoubtCleared() if event.happened and event.effect in self._answers:
-                    self._brought(seq, event.effect, event.value, tool_origin(self._answers[event.effect][1]))
+                    self._answer(seq, self._answers[event.effect], as_text(event.value))
                 case AttemptFailed() if event.final and not event.doubt and event.effect in self._answers:
-                    self._answer(seq, self._answers[event.effect][0], f"error: {event.message}")
+                    self._answer(seq, self._answers[event.effect], f"error: {event.message}")
                 case Transitioned():
                     self._turn_ended(seq, event.outcome)
 
-    def _brought(self, seq: int, effect: int, value: Json, origin: str) -> None:
-        call_id, _ = self._answers[effect]
-        if call_id in self._open:
-            self.origins.add(origin)
-            self._answer(seq, call_id, as_text(value))
-
     def _turn_ended(self, seq: int, outcome: str) -> None:
-        """Whatever else comes of a call is no longer its answer; only what the model chose may yet be accepted."""
+        """Providers want an answer to every call: what was chosen is accepted, and whatever else comes of a call is no
+        longer its answer."""
         for call_id, name in list(self._open.items()):
-            if name != outcome:
-                self._answer(seq, call_id, f"error: no result, the turn ended `{outcome}`")
+            told = ACCEPTED if name == outcome else f"error: no result, the turn ended `{outcome}`"
+            self._answer(seq, call_id, told)
+        self._answers.clear()
 
     def _called(self, seq: int, event: ModelCalled) -> None:
         if event.window is not None:
@@ -125,7 +119,6 @@ class Conversation:
         twin = Conversation()
         twin.messages, twin.seqs = list(self.messages), list(self.seqs)
         twin.bulk, twin._bulks = self.bulk, list(self._bulks)
-        twin.origins = set(self.origins)
         twin._answers, twin._open = dict(self._answers), dict(self._open)
         return twin
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from interlock.canonical import Json
 from interlock.engine.live_run import LiveRun
 from interlock.engine.people import RETRY, take_signal
+from interlock.errors import BadInput
 from interlock.history import events as e
 from interlock.machine.outcomes import EXHAUSTED
 from interlock.policy.accounts import overruns
@@ -22,9 +23,17 @@ async def read(run: LiveRun) -> None:
     for item in sorted(items, key=lambda item: item.kind != "decision"):
         if run.ended and item.kind != "evidence":  # what a late result cost belongs into an ended run's account too
             continue
-        _READERS.get(item.kind, _dropped)(run, item)
+        _take_in(run, item)
     if items:
         await run.durable()
+
+
+def _take_in(run: LiveRun, item: InboxItem) -> None:
+    try:
+        _READERS.get(item.kind, _dropped)(run, item)
+    except (BadInput, LookupError, TypeError, ValueError) as wrong:  # left by who doesn't know what it takes
+        why = f"it can't be read: {wrong}"[:300]
+        run.add(e.AnswerDropped(kind=item.kind, body=item.body, why=why, inbox=item.id))
 
 
 def _decision(run: LiveRun, item: InboxItem) -> None:

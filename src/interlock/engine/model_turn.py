@@ -61,7 +61,7 @@ class _ModelTurn:
             assert isinstance(reply, ModelReplied)
             match self._fitting(read_move(self.run.machine.record, self.state, reply, entry.result_seq)):
                 case Chosen(outcome, writes):
-                    return Ended(outcome, writes, origin=self._origin(talk))
+                    return Ended(outcome, writes, origin=self._origin())
                 case Calling(calls):
                     await self._call_all(calls)
                     return Ended("called")
@@ -136,9 +136,9 @@ class _ModelTurn:
             if isinstance(end, BaseException) and getattr(end, "outcome", None) != EngineOutcome.ERROR:
                 raise end
 
-    def _origin(self, talk: Conversation) -> str:
+    def _origin(self) -> str:
         reads = self.run.machine.record.model_fields if self.state.reads is None else self.state.reads
-        return union([self.run.origin_of(list(reads)), *talk.origins, "model"])
+        return union([self.run.origin_of(list(reads)), *self.run.state.threads[self.thread].origins, "model"])
 
 
 def _offered(desk: Desk, state: ModelState) -> tuple[tuple[Offer, ...], Bulk]:

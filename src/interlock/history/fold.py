@@ -36,6 +36,7 @@ class Conversation(Struct, array_like=True):
 
     head: int
     ranges: list[list[int]]
+    origins: list[str] = []  # of what tools brought into it: they stay when the results have left the window
 
 
 def _zeros() -> dict[str, int]:
@@ -220,6 +221,14 @@ def _model_replied(run: RunState, seq: int, event: e.ModelReplied) -> None:
 
 def _tool_returned(run: RunState, seq: int, event: e.ToolReturned) -> None:
     run._settle(event.effect, 0, event.nanousd)
+    _brought(run, event.origin)
+
+
+def _brought(run: RunState, origin: str) -> None:
+    """A result of this origin goes into the conversation that is under way, if one is."""
+    for thread in run.threads.values():
+        if thread.ranges and not thread.ranges[-1][1] and origin not in thread.origins:
+            thread.origins.append(origin)
 
 
 def _attempt_failed(run: RunState, seq: int, event: e.AttemptFailed) -> None:
@@ -229,7 +238,9 @@ def _attempt_failed(run: RunState, seq: int, event: e.AttemptFailed) -> None:
 
 
 def _doubt_cleared(run: RunState, seq: int, event: e.DoubtCleared) -> None:
-    run.doubts.pop(str(event.effect), None)
+    entry = run.doubts.pop(str(event.effect), None)
+    if event.happened and entry is not None:
+        _brought(run, f"tool:{entry[1]}")
 
 
 def _evidence_recorded(run: RunState, seq: int, event: e.EvidenceRecorded) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from msgspec import DecodeError
 
 from interlock.canonical import Json, decode, encode, encode_stored, sha256
+from interlock.errors import BadInput
 from interlock.history.events import Event, from_bytes, from_json, to_json
 
 INLINE_BYTES_MAX = 32 * 1024
@@ -20,8 +21,13 @@ _COUNT = "payloads"
 
 
 def split(event: Event) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
-    """The bytes of an event, and the payloads (digest, bytes) that were taken out of it."""
+    """The bytes of an event, and the payloads (digest, bytes) that were taken out of it.
+
+    They have been read back: structs look at the types of their fields when they are read, not when they are made, and
+    an event that nobody can read would be in the log for good. Raises `BadInput` for one.
+    """
     whole = encode_stored(event)
+    _read_back(event, whole)
     if len(whole) <= INLINE_BYTES_MAX:
         return whole, ()
     taken: dict[bytes, bytes] = {}
@@ -29,6 +35,16 @@ def split(event: Event) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     if not any(len(large) > INLINE_BYTES_MAX for large in taken.values()):
         return whole, ()  # many small values; what was taken only looks like a reference
     return encode({**body, _COUNT: len(taken)}), tuple(taken.items())
+
+
+def _read_back(event: Event, stored: bytes) -> None:
+    try:
+        from_bytes(stored)
+    except (DecodeError, RecursionError):
+        try:
+            from_json(decode(stored))
+        except ValueError as wrong:
+            raise BadInput(f"{event.TYPE} can't be recorded: {wrong}") from None
 
 
 def event_in(stored: bytes, fetch: Callable[[bytes], bytes]) -> Event:

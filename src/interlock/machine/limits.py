@@ -9,6 +9,8 @@ from typing import Literal, TypeGuard
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from interlock.errors import BadInput
+
 NANO = 1_000_000_000
 
 WINDOW_BYTES = 96_000
@@ -139,6 +141,13 @@ class Price:
     input: int
     output: int
     cached_input: int | None = None  # None: as `input`
+
+    def __post_init__(self) -> None:
+        for name in ("input", "output", "cached_input"):
+            rate = getattr(self, name)
+            if rate is not None and not (_number(rate) and rate == int(rate)):
+                raise BadInput(f"a price is nano-dollars per million tokens, whole and from 0 up, not {name}={rate!r}")
+            object.__setattr__(self, name, None if rate is None else int(rate))  # 0.25e9 is a float
 
     @classmethod
     def per_million(

@@ -43,6 +43,8 @@ from interlock.store.sqlite.writes import Writes
 T = TypeVar("T")
 MEMORY = ":memory:"
 _EVERY_RUN = RunFilter()
+_NOBODYS_FAULT = (apsw.BusyError, apsw.LockedError, apsw.IOError, apsw.ReadOnlyError, apsw.CorruptError)
+"""What no part of a batch is to blame for: each part would only wait for the same."""
 _SCHEME = "sqlite:///"
 
 
@@ -121,8 +123,8 @@ class SqliteStore:
         try:
             return self._transaction(batch)
         except Exception as wrong:
-            if len(batch) == 1:
-                return [Failed(explain(self.path, wrong))]
+            if len(batch) == 1 or isinstance(wrong, _NOBODYS_FAULT):
+                return [Failed(explain(self.path, wrong)) for _ in batch]
         half = len(batch) // 2
         return [*self._together(batch[:half]), *self._together(batch[half:])]
 
