@@ -44,14 +44,13 @@ class Link(Protocol):
 
 def first_break(run_id: str, events: Iterable[Link], count: int, head: bytes) -> Break | None:
     """Walk events in order against the count and head that the run row holds. None: unbroken."""
-    before, expected = seed(run_id), 1
-    for event in events:
+    before, expected = seed(run_id), 0
+    for expected, event in enumerate(events, start=1):
         if event.seq != expected:
             return Break(expected, f"event {expected} is missing")
         before = sha256(before + sha256(event.body).digest()).digest()  # `link`, without a call for each event
         if before != event.hash:
             return Break(expected, "its bytes don't match its hash")
-        expected += 1
-    if expected - 1 != count:
-        return Break(expected, f"the run has {count} events, the log {expected - 1}")
+    if expected != count:
+        return Break(expected + 1, f"the run has {count} events, the log {expected}")
     return None if before == head else Break(count, "the last hash is not the run's head")

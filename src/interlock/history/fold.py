@@ -221,13 +221,14 @@ def _model_replied(run: RunState, seq: int, event: e.ModelReplied) -> None:
 
 def _tool_returned(run: RunState, seq: int, event: e.ToolReturned) -> None:
     run._settle(event.effect, 0, event.nanousd)
-    _brought(run, event.origin)
+    if run.threads:
+        _brought(run, event.origin)
 
 
 def _brought(run: RunState, origin: str) -> None:
     """A result of this origin goes into the conversation that is under way, if one is."""
     for thread in run.threads.values():
-        if thread.ranges and not thread.ranges[-1][1] and origin not in thread.origins:
+        if origin not in thread.origins and thread.ranges and not thread.ranges[-1][1]:
             thread.origins.append(origin)
 
 
