@@ -151,13 +151,16 @@ class LiveRun:
         return self._effects
 
     def add(self, event: Event) -> tuple[int, Event]:
-        """Take in one fact; returns it with its number and time. It is committed soon (see `soon`, `durable`)."""
+        """Take in one fact; returns it with its number and time. It is committed soon (see `soon`, `durable`).
+
+        Raises `BadInput` for one that nobody could read; nothing has changed then.
+        """
         state, clock = self.state, self.world.clock
         ms = int((clock.monotonic() - self._accounted_at) * 1000)
-        self._accounted_at += ms / 1000
         event = stamped(event, clock.now_ms(), ms, state.turn)
         seq = state.seq + 1
-        body, large = payloads.split(event)
+        body, large = payloads.split(event)  # raises for what can't be recorded, so before anything is taken in
+        self._accounted_at += ms / 1000
         self._head = head = chain.link(self._head, body)
         state.apply(seq, event)
         self._stored.append(StoredEvent(seq, body, head))

@@ -45,8 +45,7 @@ def usable(run: RunState, dimension: str) -> int:
 
 
 def left(run: RunState, dimension: str) -> int:
-    ceiling = run.ceiling[dimension] if run.wrapping or not run.reserve else usable(run, dimension)
-    return ceiling - run.spent[dimension] - run.held[dimension]
+    return usable(run, dimension) - run.spent[dimension] - run.held[dimension]
 
 
 def hold_for_model(run: RunState, input_bound: int, max_tokens: int, price: Price) -> Hold | Admission:
