@@ -24,7 +24,7 @@ LINES = [
     ["store.protocol", "agent"],
     ["engine"],
     ["store"],  # the rest of it: the concrete stores
-    ["bootstrap", "reading"],
+    ["bootstrap", "reading", "stuck"],
     ["worker", "fitting"],
     ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],

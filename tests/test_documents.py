@@ -31,7 +31,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 WORDS = """
 machine, state, outcome, record, run, task, turn, effect, attempt, event, account, ceiling, hold, settle, doubt, clear,
 grant, origin, breaker, lease, fence, token, key, inbox, wait, park, escalate, resolve, signal, status, rollback,
-compensation, fork, replay, orchestrator, worker, host
+compensation, fork, replay, orchestrator, worker, host, stranded
 """.replace("\n", " ").strip()
 
 STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")

@@ -166,37 +166,6 @@ def _event(store: Store, stored: StoredEvent) -> Event:
         raise StoreError(f"event {stored.seq} can't be read: {wrong}. See `interlock verify`") from wrong
 
 
-# -- stuck ------------------------------------------------------------------------------------------------------------
-
-UNCLAIMED_MS = 60_000
-"""A ready run that nobody has taken for so long has no worker."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stuck:
-    """A run that nobody advances though somebody could, why, and the remedy."""
-
-    row: RunRow
-    why: str
-    remedy: str
-
-
-def stuck_runs(store: Store, now: int) -> list[Stuck]:
-    """Open runs that are held by the dead, lie unclaimed, or have unread mail that nobody fetches."""
-    dead = {worker.number: worker.name for worker in store.workers() if worker.alive is False}
-    found = []
-    for row in store.runs(RunFilter(statuses=("ready", "running", "waiting", "paused"), limit=2**31)):
-        lies = row.status == "ready" and now - row.changed_at > UNCLAIMED_MS
-        if row.status == "running" and row.worker in dead:
-            remedy = f"Start a worker for `{row.machine}`: it takes the run over"
-            found.append(Stuck(row, f"held by worker {dead[row.worker]}, which is dead", remedy))
-        elif lies or (row.mail and row.status in ("waiting", "paused") and now - row.changed_at > UNCLAIMED_MS):
-            what = "lies" if row.status == "ready" else "has unread mail that lies"
-            remedy = f"Start one: interlock work TARGET, whose machine is `{row.machine}`"
-            found.append(Stuck(row, f"{what} until a worker takes it", remedy))
-    return found
-
-
 # -- verify -----------------------------------------------------------------------------------------------------------
 
 

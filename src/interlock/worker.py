@@ -56,6 +56,7 @@ class Worker:
         for machine in machines:
             if self.machines[machine.name] is not machine:
                 raise BadInput(f"two machines are named {machine.name!r}; a worker would know only one of them")
+        self._takes = tuple((machine.name, machine.shape) for machine in machines)
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._host = host
         self._concurrency = concurrency
@@ -100,7 +101,13 @@ class Worker:
 
     async def _join(self) -> None:
         joined = await self.world.committer.submit(
-            Join(name=self.name, host=socket.gethostname(), pid=os.getpid(), at=self.world.clock.now_ms())
+            Join(
+                name=self.name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                at=self.world.clock.now_ms(),
+                machines=self._takes if self._only is None else (),
+            )
         )
         if isinstance(joined, Failed):
             raise joined.error
@@ -154,7 +161,7 @@ class Worker:
         answer = await self.world.committer.submit(
             Claim(
                 worker=self._number,
-                machines=tuple((machine.name, machine.shape) for machine in self.machines.values()),
+                machines=self._takes,
                 limit=room,
                 at=now,
                 still=self._standing(),

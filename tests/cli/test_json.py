@@ -160,6 +160,23 @@ def test_status(terminal: Terminal) -> None:
     assert len(status["waiting"]) == 1 and status["stuck"] == [] and status["usd_last_hour"] == 0
 
 
+def test_a_stranded_run_is_told_with_its_remedy_by_status_show_and_doctor(terminal: Terminal) -> None:
+    assert terminal.here("start", terminal.target("note"), "--input", '{"name": "abc"}').code == 0
+    status = terminal.here("--json").json
+    assert status["stuck"] == [] and status["runs"]["ready"] == 1
+    (stranded,) = status["stranded"]
+    assert stranded["machine"] == "note" and "no living worker" in stranded["why"]
+    assert "interlock work TARGET" in stranded["remedy"]
+    shown = terminal.here("show", "@last", "--json").json
+    assert shown["stuck"] == {"stranded": True, "why": stranded["why"], "remedy": stranded["remedy"]}
+    found = [each for each in terminal.here("doctor", "--json").json["findings"] if each["rule"] == "stranded"]
+    assert len(found) == 1 and stranded["run"] in found[0]["message"] and stranded["remedy"] in found[0]["message"]
+    for said in (terminal.here().out, terminal.here("show", "@last").out):
+        assert "stranded" in said and stranded["why"] in said
+    assert terminal.here("run", terminal.target("note"), "--run", stranded["run"]).code == 0
+    assert terminal.here("--json").json["stranded"] == []
+
+
 def test_doctor(terminal: Terminal) -> None:
     done = terminal.here("doctor", "--json")
     assert done.code == 0 and done.json["ok"] is True

@@ -20,8 +20,8 @@ from interlock.cli.options import check_lasting, named, open_lasting, print_json
 from interlock.cli.wording import visible
 from interlock.errors import Finding, InvalidMachine, StoreError, UnknownModel
 from interlock.machine.table import AnyMachine
-from interlock.reading import stuck_runs
 from interlock.store.protocol import RunFilter, Store
+from interlock.stuck import stuck_runs
 
 SAFE_SQLITE = (3, 51, 3)
 OPEN = ("ready", "running", "waiting", "paused")
@@ -121,7 +121,8 @@ def _store(url: str | None, machines: list[AnyMachine]) -> Iterator[Finding]:
 
 def _runs(store: Store, machines: list[AnyMachine]) -> Iterator[Finding]:
     for stuck in stuck_runs(store, int(time.time() * 1000)):
-        yield _hint("stuck", f"run {stuck.row.id} of `{stuck.row.machine}`: {stuck.why}. {stuck.remedy}")
+        rule = "stranded" if stuck.stranded else "stuck"
+        yield _hint(rule, f"run {stuck.row.id} of `{stuck.row.machine}`: {stuck.why}. {stuck.remedy}")
     shapes = {machine.name: machine.shape for machine in machines}
     for row in store.runs(RunFilter(statuses=OPEN, limit=2**31)):
         if row.machine in shapes and row.shape != shapes[row.machine]:

@@ -15,6 +15,7 @@ from interlock.cli.wording import apart, duration, money, quantity, share, value
 from interlock.history.events import Event, RunStarted, Transitioned
 from interlock.reading import OpenWait, RunView, read_events, read_run
 from interlock.store.protocol import Store
+from interlock.stuck import Stuck, stuck_run
 
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "red", "waiting": "yellow", "paused": "yellow"}
 
@@ -27,7 +28,8 @@ def show(run: str, store: str | None, as_json: bool) -> None:
     with reading(store) as found:
         view = read_run(found, run)
         if as_json:
-            print_json(as_document(view, named(store)))
+            stuck = stuck_run(found, view.row, int(time.time() * 1000))
+            print_json({**as_document(view, named(store)), "stuck": None if stuck is None else _stuck_json(stuck)})
         else:
             print_view(found, view, named(store))
 
@@ -48,6 +50,7 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
     click.secho(head, fg=COLOURS.get(view.status), bold=True)
     for name, text in [
         ("why", _why(view, history)),
+        ("stuck", _stuck(store, view)),
         ("spent", spent(view)),
         ("path", path(history)),
         ("record", _record(view, history)),
@@ -75,6 +78,17 @@ def standing(store: Store, view: RunView) -> str:
             return f"PAUSED {state} {since}"
         case _:
             return f"{view.status.upper()} {state}, {since} ago"
+
+
+def _stuck(store: Store, view: RunView) -> str:
+    stuck = stuck_run(store, view.row, int(time.time() * 1000))
+    if stuck is None:
+        return ""
+    return visible(f"{'stranded: ' if stuck.stranded else ''}{stuck.why}. {stuck.remedy}")
+
+
+def _stuck_json(stuck: Stuck) -> dict[str, Json]:
+    return {"stranded": stuck.stranded, "why": stuck.why, "remedy": stuck.remedy}
 
 
 def _awaited(view: RunView) -> str:

@@ -14,8 +14,9 @@ from interlock.cli.waiting import as_document as wait_document
 from interlock.cli.waiting import headline, open_waits
 from interlock.cli.wording import duration, money, visible
 from interlock.machine.limits import dollars
-from interlock.reading import Stuck, read_run, stuck_runs
-from interlock.store.protocol import RunFilter, RunRow, Store
+from interlock.reading import read_run
+from interlock.store.protocol import RunFilter, RunRow, Store, WorkerRow
+from interlock.stuck import Stuck, stuck_runs
 
 HOUR_MS = 3_600_000
 STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")
@@ -35,15 +36,27 @@ def show_status(store: str | None, as_json: bool) -> None:
 def _document(store: Store, store_name: str) -> dict[str, Json]:
     rows = store.runs(RunFilter(limit=2**31))
     now = int(time.time() * 1000)
+    stuck = stuck_runs(store, now)
     return {
         "store": store_name,
         "runs": _counts(rows),
         "waiting": [wait_document(machine, wait) for machine, wait in open_waits(store)],
-        "stuck": [{"run": each.row.id, "why": each.why} for each in stuck_runs(store, now)],
+        "stuck": [stuck_document(each) for each in stuck if not each.stranded],
+        "stranded": [stuck_document(each) for each in stuck if each.stranded],
         "nearly_spent": [{"run": row.id, "used": used, "what": what} for row, used, what in _nearly_spent(store, rows)],
-        "workers": [{"name": worker.name, "alive": worker.alive} for worker in store.workers()],
+        "workers": [_worker(worker) for worker in store.workers()],
         "usd_last_hour": float(dollars(store.spent_since(now - HOUR_MS))),
     }
+
+
+def stuck_document(each: Stuck) -> dict[str, Json]:
+    row = each.row
+    return {"run": row.id, "machine": row.machine, "shape": row.shape, "why": each.why, "remedy": each.remedy}
+
+
+def _worker(worker: WorkerRow) -> dict[str, Json]:
+    machines: list[Json] = [{"machine": machine, "shape": shape} for machine, shape in worker.machines]
+    return {"name": worker.name, "alive": worker.alive, "machines": machines}
 
 
 def _counts(rows: list[RunRow]) -> dict[str, int]:
@@ -70,7 +83,8 @@ def _print(store: Store, store_name: str) -> None:
     hour = money(store.spent_since(now - HOUR_MS))
     click.secho(f"{counts} | ${hour} in the last hour | {_workers(store)}  store {store_name}", bold=True)
     _section("needs somebody", [f"{headline(store, name, wait)}: {visible(wait.prompt, 100)}" for name, wait in waits])
-    _section("stuck", [_stuck(store, each) for each in stuck])
+    _section("stuck", [_stuck(store, each) for each in stuck if not each.stranded])
+    _section("stranded", [_stuck(store, each) for each in stuck if each.stranded])
     _section("nearly spent", [f"{_run(store, row)}  {what} ({used:.0%})" for row, used, what in nearly])
     failed = [row for row in rows if row.status == "failed" and row.changed_at > now - HOUR_MS]
     _section("failed in the last hour", [f"{_run(store, row)}  {visible(row.reason, 80)}" for row in failed])
@@ -102,7 +116,7 @@ def _workers(store: Store) -> str:
 
 def _stuck(store: Store, each: Stuck) -> str:
     since = duration(max(0.0, time.time() - each.row.changed_at / 1000))
-    return f"{_run(store, each.row)}  {visible(each.why)}, {since}"
+    return f"{_run(store, each.row)}  {visible(each.why)}, {since}. {visible(each.remedy)}"
 
 
 def _run(store: Store, row: RunRow) -> str:

@@ -114,6 +114,7 @@ class WorkerRow(Struct, frozen=True, gc=False):
     joined_at: int
     beat_at: int
     alive: bool | None  # None: this store can't tell
+    machines: tuple[tuple[str, str], ...] = ()  # (machine, shape) that it takes runs of
 
 
 class Snapshot(Struct, frozen=True, gc=False):
@@ -175,12 +176,13 @@ class Taken(Struct, frozen=True, gc=False):
 
 
 class Join(Struct, frozen=True, gc=False):
-    """Register a worker. Answer: `Joined`."""
+    """Register a worker, with the (machine, shape) pairs that it takes runs of. Answer: `Joined`."""
 
     name: str
     host: str
     pid: int
     at: int
+    machines: tuple[tuple[str, str], ...] = ()
 
 
 class Joined(Struct, frozen=True, gc=False):

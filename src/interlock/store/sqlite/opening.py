@@ -56,8 +56,10 @@ def make_store(path: str, clock: Clock, page_size: int, vfs: str | None) -> None
 def lay_schema(db: apsw.Connection, clock: Clock) -> None:
     """Every migration that this file doesn't have yet, and the name of a file that has none."""
     named = _version(db) > 0
-    for migration in migrations()[_version(db) :]:
-        _apply(db, migration, clock)
+    there = _version(db)
+    for migration in migrations():
+        if migration.number > there:
+            _apply(db, migration, clock)
     if not named:
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(queries()["name_store"], (secrets.token_hex(8), clock.now_ms()))
@@ -132,6 +134,16 @@ def check_migrations(path: str, db: apsw.Connection) -> None:
     for number, checksum in db.execute(queries()["migrations"]):
         if known[number].checksum != checksum:
             raise StoreError(f"{path}: was made with another {known[number].name} than this interlock has")
+
+
+def check_is_current(path: str, db: apsw.Connection) -> None:
+    """Who only reads can't bring an older file up to date, nor read what it doesn't have."""
+    there, newest = _version(db), migrations()[-1].number
+    if there < newest:
+        raise StoreError(
+            f"{path}: has schema {there}, this interlock reads {newest}. Whatever opens it to write brings it up to "
+            "date, such as `interlock work`"
+        )
 
 
 def connect_writer(path: str, durability: Durability, vfs: str | None) -> apsw.Connection:

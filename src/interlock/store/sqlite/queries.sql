@@ -106,7 +106,7 @@ UPDATE run SET mail = 1 WHERE number = ?1 AND mail = 0;
 
 -- join_worker --
 -- A process that will claim runs.
-INSERT INTO worker (name, host, pid, joined_at, beat_at) VALUES (?1, ?2, ?3, ?4, ?4);
+INSERT INTO worker (name, host, pid, joined_at, beat_at, machines) VALUES (?1, ?2, ?3, ?4, ?4, ?5);
 
 -- strike_worker --
 -- A worker is gone and holds nothing.
@@ -268,7 +268,7 @@ ORDER BY wait.opened_at, wait.rowid;
 
 -- workers --
 -- Everyone who joined and hasn't left.
-SELECT number, name, host, pid, beat, joined_at, beat_at FROM worker ORDER BY number;
+SELECT number, name, host, pid, beat, joined_at, beat_at, machines FROM worker ORDER BY number;
 
 -- stray_events --
 -- The logs of runs that can't be found: their row is gone, or its account.

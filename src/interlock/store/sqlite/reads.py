@@ -81,8 +81,12 @@ class Reads:
         return [(run_row(row[_WAIT_WIDTH:]), Wait(*row[:_WAIT_WIDTH])) for row in rows]
 
     def workers(self) -> list[WorkerRow]:
-        columns: list[list[Any]] = [[*row, self._locks.alive(row[0])] for row in self._all("workers")]
-        return [WorkerRow(*row) for row in columns]
+        return [self._worker(*row) for row in self._all("workers")]
+
+    def _worker(self, number: int, *row: Any) -> WorkerRow:
+        name, host, pid, beat, joined_at, beat_at, machines = row
+        pairs = tuple([_pair(each) for each in decode(machines)])
+        return WorkerRow(number, name, host, pid, beat, joined_at, beat_at, self._locks.alive(number), pairs)
 
     def strays(self) -> list[tuple[int, int]]:
         return self._all("stray_events")
@@ -147,6 +151,11 @@ def run_row(row: tuple[Any, ...]) -> RunRow:
     account = Account(Amounts(*row[22:27]), Amounts(*row[27:32]), Amounts(*row[32:37]))
     values: list[Any] = [*row[:18], bool(row[18]), *row[19:22], account]
     return RunRow(*values)
+
+
+def _pair(said: str) -> tuple[str, str]:
+    machine, _, shape = said.rpartition("/")
+    return machine, shape
 
 
 def _item(row: tuple[Any, ...]) -> InboxItem:

@@ -220,6 +220,7 @@ class SqliteStore:
         opening.check_owner(self.path, vfs)
         self._db = self._reader = opening.connect_reader(self.path, vfs)
         opening.check_migrations(self.path, self._reader)
+        opening.check_is_current(self.path, self._reader)
         self._epoch = None
         self._equip(FileLocks(self.path), NoWriterLock())
 

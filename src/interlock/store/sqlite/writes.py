@@ -241,8 +241,9 @@ class Writes:
         for number in self._numbers("idle_workers"):
             if self._locks.alive(number) is False:
                 self._strike(number)
+        machines = encode([f"{machine}/{shape}" for machine, shape in join.machines]).decode()
         while True:
-            self._run(self._sql["join_worker"], (join.name, join.host, join.pid, join.at))
+            self._run(self._sql["join_worker"], (join.name, join.host, join.pid, join.at, machines))
             number = self._db.last_insert_rowid()
             if self._locks.take(number):
                 return Joined(number)
