@@ -26,6 +26,7 @@ LINES = [
     ["store"],  # the rest of it: the concrete stores
     ["bootstrap", "reading", "stuck"],
     ["worker", "fitting"],
+    ["deciding", "handover"],
     ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],
     ["server", "redteam"],

@@ -18,6 +18,7 @@ from interlock.agent.model import Model, Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import Threads, open_world
 from interlock.canonical import Json, fingerprint, in_key_order
+from interlock.deciding import closed_by, to_answer
 from interlock.engine.live_run import account_of, cell_of, row_of
 from interlock.engine.record import dump_record, load_record
 from interlock.engine.timing import Timing
@@ -31,7 +32,7 @@ from interlock.fitting import (
     check_words,
     extension,
     wait_about,
-    wait_for_answer,
+    wait_for_approval,
 )
 from interlock.history import chain, payloads
 from interlock.history.events import Event, RunStarted
@@ -314,10 +315,35 @@ class Client:
 
         Raises `WaitClosed` when somebody or something was first, `BadInput` for what the form doesn't take.
         """
-        found = wait_for_answer(read_run(self.store, run_id), wait)
+        found = to_answer(self.store, run_id, wait)
         said = check_answer(found, outcome, fields)
-        body = {"wait": found.number, "outcome": outcome, "fields": said}
+        body: dict[str, Json] = {"wait": found.number, "outcome": outcome, "fields": said}
+        if found.binding is not None:  # to what she was shown, and to nothing else
+            body["approval"] = found.binding
         return await self._leave(found.run, "decision", body, by, reason, wait=found.number)
+
+    async def approve(
+        self,
+        run_id: str,
+        *,
+        wait: int | None = None,
+        args: Mapping[str, Json] | None = None,
+        by: str | None = None,
+        reason: str = "",
+    ) -> Left:
+        """Say yes to the one call that a run asks about; with `args`, to the same call with these arguments changed.
+
+        The yes is for this call only: other arguments, another tool, run or turn need another. Raises as `resolve`
+        does; `BadInput` also when the run asks for no approval.
+        """
+        found = to_answer(self.store, run_id, wait, wait_for_approval)
+        outcome = "edit" if args else "approve"
+        return await self.resolve(found.run, outcome, args, wait=found.number, by=by, reason=reason)
+
+    async def deny(self, run_id: str, *, wait: int | None = None, by: str | None = None, reason: str = "") -> Left:
+        """Say no to the call that a run asks about: it isn't made, and the turn ends `denied`. Raises as `approve`."""
+        found = to_answer(self.store, run_id, wait, wait_for_approval)
+        return await self.resolve(found.run, "deny", wait=found.number, by=by, reason=reason)
 
     async def clear(
         self,
@@ -395,9 +421,10 @@ class Client:
         item = InboxItem(item_id, kind, {**body, "by": by or login_name(), "reason": reason or ""}, now)
         answer = await self._submit(Leave(run, item, now, wait, "decision" if wait is not None else ""))
         if isinstance(answer, Shut):
-            raise WaitClosed(f"run {run}: the wait was closed first ({answer.how})")
+            raise WaitClosed(f"run {run}: {closed_by(self.store, run, wait or 0, answer.how)}; nothing was changed")
         if isinstance(answer, Over):
-            raise WaitClosed(f"run {run} has ended ({answer.status})")
+            first = f"; {closed_by(self.store, run, wait, '')}" if wait is not None else ""
+            raise WaitClosed(f"run {run} has ended ({answer.status}){first}")
         assert isinstance(answer, Left)
         self._tell_workers()
         return answer

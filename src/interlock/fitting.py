@@ -73,6 +73,18 @@ def wait_for_answer(view: RunView, number: int | None = None) -> OpenWait:
     return waits[0]
 
 
+def wait_for_approval(view: RunView, number: int | None = None) -> OpenWait:
+    """The wait in which a call is to be approved or denied. Raises `WaitClosed`, `BadInput`."""
+    waits = [w for w in view.waits if w.why == "approve" and number in (None, w.number)]
+    if not waits:
+        which = "" if number is None else f" in wait {number}"
+        raise WaitClosed(f"run {view.id} asks for no approval{which}; see `interlock show {view.id}`")
+    if len(waits) > 1:
+        named = ", ".join(f"{w.number} ({w.call['tool']})" for w in waits)
+        raise BadInput(f"run {view.id} asks for several approvals: name one with --wait: {named}")
+    return waits[0]
+
+
 def wait_about(view: RunView, effect: int) -> OpenWait:
     """The wait that asks whether an effect happened. Raises `WaitClosed`."""
     for wait in view.waits:

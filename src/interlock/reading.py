@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,10 @@ class OpenWait:
     form: dict[str, Json]
     opened_at: int
     due: int | None
+    state: str = ""
+    leads: Mapping[str, Json] = field(default_factory=dict)
+    call: Mapping[str, Json] = field(default_factory=dict)
+    binding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def wait_json(wait: OpenWait) -> dict[str, Json]:
         "form": wait.form,
         "opened_at": wait.opened_at,
         "due": wait.due,
+        **({"call": {"tool": wait.call["tool"], "args": wait.call["args"]}} if wait.call else {}),
     }
 
 
@@ -148,6 +153,10 @@ def open_wait(store: Store, row: RunRow, wait: Wait) -> OpenWait:
         form=dict(event.form),
         opened_at=wait.opened_at,
         due=wait.due,
+        state=event.state,
+        leads=dict(event.leads),
+        call=dict(event.call),
+        binding=event.binding,
     )
 
 

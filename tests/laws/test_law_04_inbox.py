@@ -113,7 +113,8 @@ def test_cancel_and_decision_end_in_the_order_they_were_left(stage: Stage, first
             await handle.result(until_waiting=True)
         if first == "cancel":
             await client.cancel(handle.id, by="ann")
-            await client.resolve(handle.id, "yes", {"text": "x"})
+            with pytest.raises(WaitClosed, match="cancelled by ann"):
+                await client.resolve(handle.id, "yes", {"text": "x"})
         else:
             await client.resolve(handle.id, "yes", {"text": "x"})
             await client.cancel(handle.id, by="ann")

@@ -29,8 +29,9 @@ from interlock.cli.options import (
 from interlock.cli.show import done_again
 from interlock.cli.wording import value, visible
 from interlock.client import Client
+from interlock.deciding import to_answer
 from interlock.errors import WaitClosed
-from interlock.fitting import check_answer, extension, wait_about, wait_for_answer
+from interlock.fitting import check_answer, extension, wait_about
 from interlock.machine.outcomes import EXHAUSTED
 from interlock.reading import RunView, read_run
 from interlock.store.protocol import Left, Store
@@ -58,16 +59,16 @@ def resolve(
 ) -> None:
     """Answer a run that waits for a person: OUTCOME is one of those that `show` names."""
     with reading(store) as found:
+        asked = to_answer(found, run, wait)
         view = read_run(found, run)
-        asked = wait_for_answer(view, wait)
         fields = fields_of(sets, asked.form.get(outcome))
         check_answer(asked, outcome, fields)
         shown = "".join(f", {name} {value(given)}" for name, given in fields.items())
         again = _again(found, view) if outcome == RETRY else ""
-        agree(f"answer {_title(found, view)} with `{outcome}`{shown} as {actor(by)}{again}", yes)
+        agree(f"answer {title(found, view)} with `{outcome}`{shown} as {actor(by)}{again}", yes)
     with changing(store) as client:
         said = client.resolve(view.id, outcome, fields, wait=asked.number, by=by, reason=reason)
-        _tell(client, view, said, f"answered `{visible(outcome)}`", as_json, store)
+        tell(client, view, said, f"answered `{visible(outcome)}`", as_json, store)
 
 
 def _again(store: Store, view: RunView) -> str:
@@ -106,10 +107,10 @@ def extend(
         view = _open(read_run(found, run))
         anew = any(wait.why == "escalated" and wait.outcome in EXHAUSTED for wait in view.waits)
         again = _again(found, view) if anew else ""
-        agree(f"extend {_title(found, view)} by {stated} as {actor(by)}{again}", yes)
+        agree(f"extend {title(found, view)} by {stated} as {actor(by)}{again}", yes)
     with changing(store) as client:
         said = client.extend(view.id, **more, by=by, reason=reason)
-        _tell(client, view, said, f"extended by {stated}", as_json, store)
+        tell(client, view, said, f"extended by {stated}", as_json, store)
 
 
 @click.command()
@@ -139,10 +140,10 @@ def clear(
     with reading(store) as found:
         view = read_run(found, run)
         wait_about(view, effect)
-        agree(f"say that effect {effect} of {_title(found, view)} {_did(happened)}, as {actor(by)}", yes)
+        agree(f"say that effect {effect} of {title(found, view)} {_did(happened)}, as {actor(by)}", yes)
     with changing(store) as client:
         said = client.clear(view.id, effect, happened=happened, result=answered, by=by, reason=reason)
-        _tell(client, view, said, f"effect {effect} {_did(happened)}", as_json, store)
+        tell(client, view, said, f"effect {effect} {_did(happened)}", as_json, store)
 
 
 def _did(happened: bool) -> str:
@@ -180,10 +181,10 @@ def signal(
     fields = fields_of(sets)
     with reading(store) as found:
         view = _open(read_run(found, run))
-        agree(f"send the signal `{name}` to {_title(found, view)} as {actor(by)}", yes)
+        agree(f"send the signal `{name}` to {title(found, view)} as {actor(by)}", yes)
     with changing(store) as client:
         said = client.signal(view.id, name, fields, by=by, id=signal_id)
-        _tell(client, view, said, f"signal `{visible(name)}` left", as_json, store)
+        tell(client, view, said, f"signal `{visible(name)}` left", as_json, store)
 
 
 def _open(view: RunView) -> RunView:
@@ -192,12 +193,12 @@ def _open(view: RunView) -> RunView:
     return view
 
 
-def _title(store: Store, view: RunView) -> str:
+def title(store: Store, view: RunView) -> str:
     """The run, and how it stands now."""
     return f"{view.row.machine} {short_id(store, view.id)} ({view.status} in `{view.row.state}`)"
 
 
-def _tell(
+def tell(
     client: Client, view: RunView, said: Coroutine[Any, Any, Left], what: str, as_json: bool, store: str | None
 ) -> None:
     left = asyncio.run(_awaited(said))

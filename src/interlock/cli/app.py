@@ -32,6 +32,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "log": ("log", "What one run did, turn by turn."),
     "waiting": ("waiting", "What waits for people and systems."),
     "resolve": ("answers", "Answer a run that waits for a person."),
+    "approve": ("approvals", "Say yes to a call that waits for it."),
+    "deny": ("approvals", "Say no to it: the call isn't made."),
     "extend": ("answers", "Raise a run's ceilings; it goes on from exactly there."),
     "clear": ("answers", "Say whether an effect in doubt happened."),
     "signal": ("answers", "Tell a run something from a system."),

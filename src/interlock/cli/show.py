@@ -191,10 +191,13 @@ def _steps(view: RunView, short: str, dead: bool) -> Iterator[str]:
 def _answers(wait: OpenWait, short: str, several: bool) -> Iterator[str]:
     if wait.kind == "signal":
         yield f"signal {short} {visible(wait.signal, 60)}"
-    if wait.why == "doubt":
+    which = f" --wait {wait.number}" if several else ""
+    if wait.why == "approve":
+        yield f"approve {short}{which}"
+        yield f"deny {short}{which}"
+    elif wait.why == "doubt":
         yield f"clear {short} {wait.effect} --happened|--did-not"
     elif wait.kind == "person":
-        which = f" --wait {wait.number}" if several else ""
         for outcome, form in wait.form.items():
             needed = "".join(f" --set {visible(name)}=..." for name in (form or {}).get("required", []))
             yield f"resolve {short} {visible(outcome)}{needed}{which}"

@@ -273,6 +273,9 @@ def _started(event: e.RunStarted) -> str:
 def _wait_opened(event: e.WaitOpened) -> str:
     due = f" until {clock(event.due)}" if event.due else ""
     match event.kind:
+        case "person" if event.why == "approve":
+            asked = call_text(str(event.call["tool"]), event.call["args"])
+            return f"asks `{visible(event.of, 40)}` to approve {asked}{due}{_because(event.prompt)}"
         case "person":
             return f"waits for a person of `{visible(event.of, 40)}`{due}{_because(event.prompt)}"
         case "signal":
@@ -286,6 +289,16 @@ def _wait_ended(event: e.WaitEnded) -> str:
         return "" if event.how == "cancel" else "the wait was over"
     outcome = f" `{visible(event.outcome, 40)}`" if event.outcome else ""
     return f"answered{outcome}{_by(event.by)}{_because(event.reason)}"
+
+
+def _approved(event: e.Approved) -> str:
+    changed = "" if event.args is None else f" with {value(event.args, 60)}"
+    return f"effect {event.effect} approved{changed}, until {clock(event.until)}"
+
+
+def _approval_refused(event: e.ApprovalRefused) -> str:
+    about = "" if event.effect is None else f" of effect {event.effect}"
+    return f"APPROVAL{about}{_by(event.by)} REFUSED{_because(event.why)}"
 
 
 def _doubt_cleared(event: e.DoubtCleared) -> str:
@@ -311,6 +324,8 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.RunStarted: _started,
     e.WaitOpened: _wait_opened,
     e.WaitEnded: _wait_ended,
+    e.Approved: _approved,
+    e.ApprovalRefused: _approval_refused,
     e.DoubtCleared: _doubt_cleared,
     e.EvidenceRecorded: lambda event: f"late result of effect {event.effect} kept as evidence",
     e.Warned: _warned,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,6 +29,7 @@ from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, Tool
 from interlock.machine.limits import Price
 from interlock.machine.tools import Call, Tool, Way
 from interlock.policy.accounts import Admission, Hold, hold_for_model, hold_for_tool
+from interlock.policy.approvals import Approver
 from interlock.policy.grants import tool_origin
 from interlock.policy.redaction import redacted
 
@@ -81,6 +82,11 @@ class Effect(Protocol):
     @property
     def digest(self) -> str: ...
     @property
+    def unapproved(self) -> bool:
+        """Somebody must say yes before it begins, and hasn't."""
+        ...
+
+    @property
     def timeout(self) -> float:
         """Seconds that one attempt may take."""
         ...
@@ -106,6 +112,7 @@ class ModelEffect(Struct):
     prompt: str | None = None
     window: int | None = None
     way: str = Way.REPEAT
+    unapproved: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -191,9 +198,17 @@ class ToolEffect(Struct):
     offload: Offload
     answers: str | None = None
     digest: str = ""
+    approver: Approver | None = None  # who must say yes, when it isn't the tool that says so
+    approval: int | None = None  # the wait in which somebody did
 
     def __post_init__(self) -> None:
         self.digest = self.digest or fingerprint(["tool", self.tool.name, dict(self.args)])
+        if self.tool.approve is not None and self.approver is None:
+            self.approver = Approver(self.tool.approve, self.tool.approve_within)
+
+    @property
+    def unapproved(self) -> bool:
+        return self.approver is not None and self.approval is None
 
     @property
     def name(self) -> str:
@@ -222,6 +237,7 @@ class ToolEffect(Struct):
             hold_nanousd=hold.nanousd,
             send_within_ms=send_within_ms,
             timeout_ms=int(self.timeout * 1000),
+            approval=self.approval,
         )
 
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending) -> ToolReturned:

@@ -7,7 +7,7 @@ from operator import attrgetter
 from msgspec.structs import replace
 
 from interlock.canonical import fingerprint
-from interlock.engine import mail
+from interlock.engine import approvals, mail
 from interlock.engine.ending import Ended
 from interlock.engine.live_run import LiveRun
 from interlock.engine.people import RETRY, escalation
@@ -15,7 +15,7 @@ from interlock.history import events as e
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import AskState, Final
 
-_OF_EFFECTS = ("retry", "doubt", "sleep")
+_OF_EFFECTS = ("retry", "doubt", "sleep", "approve")
 """Why an effect of a turn may wait; when the turn has ended nobody waits for it any more."""
 
 
@@ -36,6 +36,7 @@ def conclude(run: LiveRun, ended: Ended) -> None:
     for number, (_, why, *_) in list(run.state.waiting.items()):
         if why in _OF_EFFECTS:
             run.add(e.WaitEnded(wait=int(number), how="cancel", by="engine", reason="its turn has ended"))
+    approvals.void(run, f"the turn ended `{ended.outcome}`")
     print_ = _print(run, ended)
     if not ended.by:  # what a person chose is done
         ended = _stalled(run, ended, print_) or ended

@@ -73,6 +73,11 @@ class Desk:
             raise asyncio.CancelledError
         self.journal.take_in(*self.run.add(event))
 
+    @property
+    def takes_more(self) -> bool:
+        """While it parks, others of this entry may still open waits: nothing is broken, and it isn't over."""
+        return self.stopped is None and self._broken is None and not self.closed
+
     # -- stopping ---------------------------------------------------------------------------------------------------
 
     async def break_off(self, error: Exception, *, settled: bool = False) -> NoReturn:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from interlock.canonical import Json
-from interlock.engine import doubts
+from interlock.engine import approvals, doubts
 from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect, unsent
 from interlock.engine.desk import Desk
 from interlock.engine.journal import Entry, Result
@@ -75,11 +75,19 @@ class Effects:
 
     async def _go_on(self, effect: Effect, entry: Entry) -> Entry:
         while entry.result is None:
-            if entry.under_way:
+            if not entry.begun:
+                await self._begin_approved(effect, entry)
+            elif entry.under_way:
                 self._lose(entry)
             elif await self._may_try_again(effect, entry):
                 await self._try(effect, entry.effect, entry.intent.attempt + 1)
         return entry
+
+    async def _begin_approved(self, effect: Effect, entry: Entry) -> None:
+        approvals.check_not_refused(self.desk, entry)
+        if self.desk.leaving or self.desk.journal.unasked:
+            await self.desk.replayed()
+        await self._try(effect, entry.effect, 1)
 
     async def _may_try_again(self, effect: Effect, entry: Entry) -> bool:
         """After a failed attempt: its doubt cleared, its back-off over. Raises `EffectFailed` when it was the last."""
@@ -101,7 +109,7 @@ class Effects:
     def _permitted(self, effect: Effect) -> Hold | None:
         """The hold of an attempt that nothing stands in the way of; that is mostly so. None: see `_permit`."""
         desk, state = self.desk, self.run.state
-        if desk.parking or desk.leaving or state.doubts or state.open or warned(state):
+        if desk.parking or desk.leaving or state.doubts or state.open or warned(state) or effect.unapproved:
             return None
         hold = effect.hold(self.run)
         return hold if isinstance(hold, Hold) else None
@@ -110,6 +118,8 @@ class Effects:
         """The hold of an attempt, once what stands in its way is out of it. Raises `EffectFailed` if that can't be."""
         while True:
             if self.desk.parking:
+                if isinstance(effect, ToolEffect) and effect.unapproved and self.desk.takes_more:
+                    approvals.ask(self.desk, effect, number)  # while others are asked too
                 await self.desk.never()
             if self.desk.leaving:  # a task that a handler left behind: the turn has ended
                 raise asyncio.CancelledError
@@ -117,6 +127,8 @@ class Effects:
                 await self._hand_over()
             if isinstance(effect, ToolEffect) and (self.run.state.doubts or self.run.state.open):
                 await self._clear_others(effect.name, number)
+            if isinstance(effect, ToolEffect) and effect.unapproved:
+                await approvals.seek(self.desk, effect, number)
             hold = effect.hold(self.run)
             if isinstance(hold, Hold):
                 return hold
@@ -145,6 +157,8 @@ class Effects:
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _try(self, effect: Effect, number: int, attempt: int) -> Entry:
+        if attempt > 1 and isinstance(effect, ToolEffect):
+            approvals.cover(effect, self.desk.journal.entries.get(number))
         hold = self._permitted(effect) or await self._permit(effect, number)
         self.desk.begin()
         try:
@@ -270,7 +284,8 @@ class Effects:
         tool = tools_of(self.run.machine).get(intent.tool)
         if tool is None:  # gone since a deploy
             await doubts.ask_person(self.desk, entry, None)
-        effect = ToolEffect(tool, intent.args, self.desk.deps, self.world.offload, digest=intent.digest)
+        deps, offload = self.desk.deps, self.world.offload
+        effect = ToolEffect(tool, intent.args, deps, offload, digest=intent.digest, approval=intent.approval)
         try:
             if await doubts.clear(self.desk, effect, entry):
                 await self._try(effect, number, intent.attempt + 1)

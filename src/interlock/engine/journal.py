@@ -43,9 +43,14 @@ class Entry(Struct):
     left_behind: bool = False  # it belongs to an earlier turn, which left it in doubt
 
     @property
+    def begun(self) -> bool:
+        """It has an intent. Else a person is, or was, asked to approve it: the intent here is what it would be."""
+        return self.intent.attempt > 0
+
+    @property
     def under_way(self) -> bool:
         """Its last attempt has an intent and nothing after it."""
-        return self.result is None and self.failure is None
+        return self.result is None and self.failure is None and self.begun
 
 
 class Journal:
@@ -81,6 +86,8 @@ class Journal:
                 self._unasked += self._replaying
             case WaitOpened():
                 self.waits[event.wait] = (event, seq, None)
+                if event.why == "approve" and event.effect not in self.entries:
+                    self._awaits_approval(event)
             case WaitEnded() if event.wait in self.waits:
                 opened, at, _ = self.waits[event.wait]
                 self.waits[event.wait] = (opened, at, event)
@@ -99,7 +106,17 @@ class Journal:
             entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at)
             self._by_digest.setdefault(event.digest, []).append(entry)
             self._unasked += self._replaying  # what is added later was asked for when it was added
+        entry.first_at = entry.first_at or event.at
         entry.intent, entry.seq, entry.failure, entry.cleared = event, seq, None, None
+
+    def _awaits_approval(self, event: WaitOpened) -> None:
+        """The effect has its number, and its place among equals, from here on."""
+        assert event.effect is not None and event.digest is not None  # of every wait for an approval
+        tool, args = str(event.call["tool"]), event.call["args"]
+        intent = ToolCalled(effect=event.effect, digest=event.digest, attempt=0, tool=tool, way="", args=args)
+        self.entries[event.effect] = Entry(event.effect, intent)
+        self._by_digest.setdefault(event.digest, []).append(self.entries[event.effect])
+        self._unasked += self._replaying
 
     def ask(self, digest: str) -> Entry | None:
         """The recorded effect that answers this request, if the turn asked for it before."""

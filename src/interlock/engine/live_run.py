@@ -104,7 +104,7 @@ class LiveRun:
     def _load(self, snapshot: Snapshot) -> None:
         row = snapshot.row
         account = row.account
-        self.number, self.id = row.number, row.id
+        self.number, self.id, self.tenant = row.number, row.id, row.tenant
         self.state = RunState.revive(
             decode(row.live), (account.ceiling.as_dict(), account.spent.as_dict(), account.held.as_dict())
         )
@@ -390,7 +390,7 @@ class LiveRun:
     def turn_seconds_left(self) -> float | None:
         """Active seconds that this turn may still take; None in a final state."""
         row = self.machine.table.get(self.state.state)
-        within = getattr(getattr(row, "state", None), "within", None)
+        within = getattr(getattr(row, "state", None), "active", None)
         return None if within is None else max(0.0, within - self.state.turn_ms / 1000)
 
     async def release(self) -> None:

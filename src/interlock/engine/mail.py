@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from interlock.canonical import Json
+from interlock.engine import approvals
 from interlock.engine.live_run import LiveRun
 from interlock.engine.people import RETRY, take_signal
 from interlock.errors import BadInput
@@ -37,6 +38,8 @@ def _take_in(run: LiveRun, item: InboxItem) -> None:
 
 
 def _decision(run: LiveRun, item: InboxItem) -> None:
+    if approvals.decided(run, item):
+        return
     body = item.body
     wait = run.state.waiting.get(str(body["wait"]))
     if wait is None:

@@ -65,7 +65,7 @@ def _limited(run: LiveRun) -> Ended | None:
         return None  # people are bounded by their own due times, not by the run's turns and seconds
     if left(state, "active_ms") <= 0:
         return Ended(EngineOutcome.LIMIT_REACHED, why="the run's active seconds are used up")
-    if state.turn_ms >= row.state.within * 1000 and not isinstance(row.state, WaitState):
+    if state.turn_ms >= row.state.active * 1000 and not isinstance(row.state, WaitState):
         return Ended(EngineOutcome.TIMEOUT, why="the state's `within` passed")
     if left(state, "turns") <= 0:
         return Ended(EngineOutcome.LIMIT_REACHED, why=f"{usable(state, 'turns')} turns are used up")

@@ -11,6 +11,7 @@ from interlock.errors import EffectFailed, InterlockError
 from interlock.history.events import ToolReturned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import UseState
+from interlock.policy.approvals import Approver
 from interlock.policy.grants import union
 
 
@@ -19,7 +20,9 @@ async def use_turn(desk: Desk, state: UseState) -> Ended:
     run = desk.run
     try:
         args = state.tool.check({name: run.values.get(source) for name, source in state.args.items()})
-        entry = await Effects(desk, 1).carry_out(ToolEffect(state.tool, args, desk.deps, desk.world.offload))
+        approver = None if state.approve is None else Approver(state.approve, state.within)
+        effect = ToolEffect(state.tool, args, desk.deps, desk.world.offload, approver=approver)
+        entry = await Effects(desk, 1).carry_out(effect)
         result = entry.result
         assert isinstance(result, ToolReturned)
         origin = union([run.origin_of(list(state.args.values())), result.origin])

@@ -122,6 +122,7 @@ class ToolCalled(Event, frozen=True, kw_only=True):
     hold_nanousd: int = 0
     send_within_ms: int = 5_000
     timeout_ms: int = 30_000
+    approval: int | None = None  # the wait in which a person approved this effect; its first attempt uses it up
 
     @property
     def send_before(self) -> int:
@@ -209,8 +210,10 @@ class Transitioned(Event, frozen=True, kw_only=True):
 
 
 class WaitOpened(Event, frozen=True, kw_only=True):
-    """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, retry, sleep.
-    `form`: each outcome that may be answered with the JSON schema of its fields."""
+    """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, approve, retry,
+    sleep. `form`: each outcome that may be answered with the JSON schema of its fields. `leads`: what becomes of each,
+    as it was when the wait was opened. `call`: what is to be approved; `binding`: what an approval of it is bound to.
+    """
 
     wait: int
     kind: str
@@ -220,10 +223,13 @@ class WaitOpened(Event, frozen=True, kw_only=True):
     prompt: str = ""
     outcome: str | None = None  # the engine's outcome that led here, when escalated
     effect: int | None = None
-    digest: str | None = None  # of the sleep that waits
+    digest: str | None = None  # of the sleep that waits, or of the call that is to be approved
     signal: str | None = None
     form: Mapping[str, Json] = {}
     due: int | None = None
+    leads: Mapping[str, Mapping[str, Json]] = {}
+    call: Mapping[str, Json] = {}
+    binding: str | None = None
 
 
 class WaitEnded(Event, frozen=True, kw_only=True):
@@ -235,6 +241,31 @@ class WaitEnded(Event, frozen=True, kw_only=True):
     fields: Mapping[str, Json] = {}
     by: str = ""
     reason: str = ""
+    inbox: str | None = None
+
+
+class Approved(Event, frozen=True, kw_only=True):
+    """A person said yes in `wait` to one effect, and to nothing else: what `binding` says. It counts until `until`,
+    once. `args`: what she made of the arguments, when she changed them; the binding is then to these."""
+
+    effect: int
+    wait: int
+    binding: str
+    until: int
+    args: Mapping[str, Json] | None = None
+    by: str = ""
+    reason: str = ""
+
+
+class ApprovalRefused(Event, frozen=True, kw_only=True):
+    """A yes (or no) that doesn't count: replayed, expired, borrowed, or given to a call that is another by now. What it
+    was given for isn't done by it. `effect` None: it names nothing that this run asks about."""
+
+    wait: int
+    why: str
+    effect: int | None = None
+    by: str = ""
+    body: Json = None
     inbox: str | None = None
 
 

@@ -81,6 +81,7 @@ class RunState:
     threads: dict[str, Conversation] = field(default_factory=dict)
     cells: dict[str, list[Pointer]] = field(default_factory=dict)  # kept as rows, not in the live state
     moved: list[tuple[str, Pointer]] = field(default_factory=list)  # cells since they were last written as rows
+    approvals: dict[str, Json] = field(default_factory=dict)  # effect -> [wait, binding, until, seq]: given, not used
 
     # -- applying ---------------------------------------------------------------------------------------------------
 
@@ -144,6 +145,8 @@ class RunState:
         self.turn_ms = 0
         self.turn_start_nanousd = self.spent["nanousd"]
         self.takeovers = 0
+        if self.approvals:
+            self.approvals.clear()
 
     # -- the live state -----------------------------------------------------------------------------------------------
 
@@ -198,6 +201,8 @@ def _model_called(run: RunState, seq: int, event: e.ModelCalled) -> None:
 
 def _tool_called(run: RunState, seq: int, event: e.ToolCalled) -> None:
     _effect_begun(run, seq, event.effect, event.attempt, event.tool, event.way, 0, event.hold_nanousd)
+    if event.approval is not None:
+        run.approvals.pop(str(event.effect), None)
 
 
 def _effect_begun(
@@ -278,6 +283,8 @@ def _leave_conversations(run: RunState, seq: int, state: str) -> None:
 
 def _wait_opened(run: RunState, seq: int, event: e.WaitOpened) -> None:
     run.waits = event.wait
+    if event.effect is not None and event.effect > run.effects:  # asked about before it begins: its number is given
+        run.effects = event.effect
     run.waiting[str(event.wait)] = [event.kind, event.why, seq, event.due, event.signal, event.effect]
     run.reason = event.outcome or event.why
     run._stand()
@@ -288,6 +295,16 @@ def _wait_ended(run: RunState, seq: int, event: e.WaitEnded) -> None:
     if entry is not None and event.how == "signal":
         run.signals[entry[4]].pop(0)
     run._stand()
+
+
+def _approved(run: RunState, seq: int, event: e.Approved) -> None:
+    run.approvals[str(event.effect)] = [event.wait, event.binding, event.until, seq]
+
+
+def _approval_refused(run: RunState, seq: int, event: e.ApprovalRefused) -> None:
+    given = run.approvals.get(str(event.effect))
+    if given is not None and given[0] == event.wait:
+        del run.approvals[str(event.effect)]
 
 
 def _warned(run: RunState, seq: int, event: e.Warned) -> None:
@@ -318,6 +335,7 @@ def _resumed(run: RunState, seq: int, event: e.Resumed) -> None:
 def _cancelled(run: RunState, seq: int, event: e.Cancelled) -> None:
     run.status, run.reason, run.paused = "cancelled", event.reason or f"cancelled by {event.by}", False
     run.waiting.clear()
+    run.approvals.clear()
 
 
 def _signal_arrived(run: RunState, seq: int, event: e.SignalArrived) -> None:
@@ -344,6 +362,8 @@ _APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
     e.Transitioned: _transitioned,
     e.WaitOpened: _wait_opened,
     e.WaitEnded: _wait_ended,
+    e.Approved: _approved,
+    e.ApprovalRefused: _approval_refused,
     e.Warned: _warned,
     e.Overrun: _overrun,
     e.Extended: _extended,

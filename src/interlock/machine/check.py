@@ -8,7 +8,7 @@ from typing import Any
 
 from interlock.errors import Finding
 from interlock.machine.definition import Definition
-from interlock.machine.rules import dependencies, fields, handlers, moves, names, offers, tools, wrap_up
+from interlock.machine.rules import approvals, dependencies, fields, handlers, moves, names, offers, tools, wrap_up
 from interlock.machine.rules.remark import Remark, Rule
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -34,6 +34,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "tool_terms": tools.tool_terms,
         "tool_signature": tools.tool_signature,
         "probe": tools.probe,
+        "approval": approvals.approval,
         "arguments": tools.arguments,
         "deps": dependencies.opener,
         "dependencies": dependencies.dependencies,

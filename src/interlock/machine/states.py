@@ -25,6 +25,9 @@ E = TypeVar("E")  # D where a default can't stand: before O
 
 Prompt = str | Callable[[Any], str]
 
+USE_SECONDS = 60.0
+APPROVAL_SECONDS = 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -46,6 +49,11 @@ class State(Generic[O, R, D]):
 
     within: float
     source: Source
+
+    @property
+    def active(self) -> float:
+        """Seconds that a turn in it may be active, waits for people not counted."""
+        return self.within
 
     @property
     def kind(self) -> str:
@@ -141,6 +149,12 @@ class UseState(State[Literal["done"], Any, Any]):
     tool: Tool[Any, Any, Any]
     args: Mapping[str, str]
     into: str | None = None
+    approve: str | None = None
+
+    @property
+    def active(self) -> float:
+        """With `approve=`, `within` is the person's time; the call has what any `use` has, or twice the tool's own."""
+        return self.within if self.approve is None else min(self.within, max(USE_SECONDS, 2 * self.tool.within))
 
     @property
     def kind(self) -> str:
@@ -273,11 +287,24 @@ def model_state(
 
 
 def use(
-    tool: Tool[Any, Any, Any], *, args: Mapping[str, str], into: str | None = None, within: float = 60.0
+    tool: Tool[Any, Any, Any],
+    *,
+    args: Mapping[str, str],
+    into: str | None = None,
+    approve: str | None = None,
+    within: float | None = None,
 ) -> State[Literal["done"], Any, Any]:
     """A state that calls one tool: `args` maps each parameter to a record field, `into` names the field that takes
-    the result. Ends `done`."""
-    return UseState(tool=tool, args=dict(args), into=into, within=within, source=caller())
+    the result. Ends `done`.
+
+    approve  the role whose yes the call needs: a person sees it with its arguments, and what she approves is what is
+             called. Ends `denied` when she says no
+    within   seconds the turn may be active (60) before it ends `timeout`; with `approve=`, those that the person has
+             (a day)
+    """
+    if within is None:
+        within = USE_SECONDS if approve is None else APPROVAL_SECONDS
+    return UseState(tool=tool, args=dict(args), into=into, approve=approve, within=within, source=caller())
 
 
 def ask(

@@ -66,6 +66,8 @@ class Tool(Generic[D, P, T]):
     probe: Callable[..., Any] | None = None
     usd_max: float = 0.0
     trusted: bool = False
+    approve: str | None = None
+    approve_within: float = 86_400.0
     description: str = ""
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
@@ -211,6 +213,8 @@ def tool(
     probe: Callable[..., Any] | None = None,
     usd_max: float = 0.0,
     trusted: bool = False,
+    approve: str | None = None,
+    approve_within: float = 86_400.0,
     name: str | None = None,
 ) -> Declare:
     """Declare a function as a tool. Its first parameter is the `Call`; the others are what a model may fill.
@@ -222,6 +226,8 @@ def tool(
     probe     `probe(call, **arguments)` tells whether it took place: `Happened(result)` or None
     usd_max   the most one attempt can cost, held before it starts
     trusted   its results may steer the run as the user's own words may
+    approve   the role whose yes every call of it needs: a person sees the call and its arguments, and decides. A turn
+              whose call is denied ends `denied`; after `approve_within` seconds without an answer, `timeout`
     A plain `def` runs in a thread; an `async def` must not block.
     """
 
@@ -234,4 +240,6 @@ def tool(
         probe=probe,
         usd_max=usd_max,
         trusted=trusted,
+        approve=approve,
+        approve_within=approve_within,
     )

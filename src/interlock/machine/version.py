@@ -98,7 +98,7 @@ def _state_content(state: State[Any, Any, Any]) -> list[Json]:
         bounds = [state.max_tokens, state.calls]
         return [*own, *said, *bounds, [tool.name for tool in state.tools], state.reads, dict(state.writes)]
     if isinstance(state, UseState):
-        return [*own, state.tool.name, dict(state.args), state.into]
+        return [*own, state.tool.name, dict(state.args), state.into, state.approve]
     if isinstance(state, AskState):
         return [*own, _prompt(state.prompt), state.of, dict(state.writes)]
     return [*own, state.signal, state.writes] if isinstance(state, WaitState) else own
@@ -106,8 +106,9 @@ def _state_content(state: State[Any, Any, Any]) -> list[Json]:
 
 def _tool_content(tool: AnyTool) -> Json:
     terms = [tool.does, tool.within, tool.keyed, tool.key_valid_for, nanousd(tool.usd_max), tool.trusted]
+    asks = [tool.approve, tool.approve_within]
     probe = None if tool.probe is None else source_of(tool.probe)
-    return [tool.description, tool.schema, source_of(tool.function), probe, *terms]
+    return [tool.description, tool.schema, source_of(tool.function), probe, *terms, *asks]
 
 
 def _tools(state: State[Any, Any, Any]) -> tuple[AnyTool, ...]:

@@ -128,7 +128,7 @@ def worst_turn(machine: AnyDefinition, name: str, price_of: PriceOf, input_token
     tokens_in = _window(machine) if input_tokens is None else input_tokens
     used = _times(_effects(machine, row.state, price_of, tokens_in), machine.limits.attempts)
     parked = isinstance(row.state, WaitState)
-    return used + Amounts(turns=1, active_ms=0 if parked else _ms(row.state.within))
+    return used + Amounts(turns=1, active_ms=0 if parked else _ms(row.state.active))
 
 
 def acting(machine: AnyDefinition) -> Graph:

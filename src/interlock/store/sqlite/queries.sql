@@ -75,6 +75,10 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9);
 -- How a wait stands.
 SELECT closed, due FROM wait WHERE run = ?1 AND number = ?2;
 
+-- cancel_unread --
+-- Does a cancel lie unread? Then it was first, and closes every wait of the run as soon as a host reads it.
+SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND kind = 'cancel' LIMIT 1;
+
 -- close_wait --
 -- Who comes first closes it.  open -> decision, signal, timer or cancel
 UPDATE wait SET closed = ?3, closed_at = ?4 WHERE run = ?1 AND number = ?2 AND closed = '';

@@ -231,6 +231,8 @@ class Writes:
             return str(closed)
         if due is not None and leave.at >= due:
             return "due"
+        if self._run(self._sql["cancel_unread"], (run,)).fetchone():
+            return "cancel"
         self._run(self._sql["close_wait"], (run, wait, leave.closes or leave.item.kind, leave.at))
         return ""
 
