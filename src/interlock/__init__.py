@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from interlock.machine.table import Machine
     from interlock.machine.tools import Call, Happened, tool
     from interlock.machine.turn import Reply, Turn
+    from interlock.machine.window import Window
     from interlock.worker import Worker
 
 _HOMES = {
@@ -53,6 +54,7 @@ _HOMES = {
     "interlock.machine.table": ("Machine",),
     "interlock.machine.tools": ("Call", "Happened", "tool"),
     "interlock.machine.turn": ("Reply", "Turn"),
+    "interlock.machine.window": ("Window",),
     "interlock.worker": ("Worker",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -77,6 +79,7 @@ __all__ = [
     "Turn",
     "UnknownRun",
     "WaitClosed",
+    "Window",
     "Worker",
     "ask",
     "final",

@@ -21,14 +21,15 @@ from interlock.engine.raised import RAISED, bearable
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import StoreError
-from interlock.machine.limits import WINDOW_BYTES, Price
+from interlock.machine.limits import Price
+from interlock.machine.window import WINDOW_BYTES_MAX
 from interlock.store.protocol import Store
 from interlock.store.sqlite import open_sqlite
 
 DEFAULT_STORE = "sqlite:///interlock.db"
 
-REQUEST_TOKENS_MAX = WINDOW_BYTES + 8192
-"""No request is billed for more input: the window, and room for framing. Price tiers above it don't apply."""
+REQUEST_TOKENS_MAX = WINDOW_BYTES_MAX + 8192
+"""No request is billed for more input: the largest window, and room for framing. Price tiers above it don't apply."""
 
 
 class HasWorld(Protocol):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from interlock import Call, Limits, Machine, Turn, final, model_state, state, tool
 from interlock.agent.model import ModelRequest
 from interlock.history.payloads import INLINE_BYTES_MAX
-from interlock.machine.limits import WINDOW_BYTES
+from interlock.machine.window import WINDOW_BYTES
 from interlock.store.protocol import Commit
 from interlock.testing import ScriptedModel, call, choose
 from interlock.worker import Worker

@@ -97,7 +97,7 @@ def test_a_conversation_remembered_is_the_one_read_back(stage: Stage, monkeypatc
         if self.thread in run.conversations and known is not None:
             await run.durable()
             read = Conversation()
-            read.extend(run._stored_messages(known.head, known.ranges))
+            read.extend(run._stored_messages(known))
             seen.append(run.conversations[self.thread].messages == read.messages)
         return await decide(self)
 

@@ -11,11 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interlock.errors import UnknownPrice
-from interlock.machine.limits import DIMENSIONS, WINDOW_BYTES, Amounts, Limits, Price
+from interlock.machine.limits import DIMENSIONS, Amounts, Limits, Price
 from interlock.machine.report import report_of
 from interlock.machine.states import final, state, use, wait
 from interlock.machine.tools import Call, tool
 from interlock.machine.turn import Turn
+from interlock.machine.window import WINDOW_BYTES
 from interlock.machine.worst_case import Walk, acting, ceiling_of, heaviest, worst_case, worst_turn
 from tests.machine.support_example import Case, support
 from tests.machine.support_refusals import alone, choose, defined, peek, person

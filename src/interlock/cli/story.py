@@ -266,6 +266,13 @@ def _by(who: str) -> str:
     return f" by {visible(who, 40)}" if who else ""
 
 
+def _trimmed(event: e.ContextTrimmed) -> str:
+    first, last = event.left_out
+    what = f"{event.messages} messages ({event.bytes} bytes, events {first} to {last})"
+    done = "summed up and left out" if event.how == "summarised" else "left out"
+    return f"window full: {what} {done}{_because(event.why)}"
+
+
 def _started(event: e.RunStarted) -> str:
     return f"started{_by(event.by)}" + (f" under key {visible(event.key, 60)}" if event.key else "")
 
@@ -322,6 +329,7 @@ def _warned(event: e.Warned) -> str:
 
 _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.RunStarted: _started,
+    e.ContextTrimmed: _trimmed,
     e.WaitOpened: _wait_opened,
     e.WaitEnded: _wait_ended,
     e.Approved: _approved,

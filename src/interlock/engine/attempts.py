@@ -110,7 +110,6 @@ class ModelEffect(Struct):
     bulk: Bulk  # the request's
     thread: str | None = None
     prompt: str | None = None
-    window: int | None = None
     way: str = Way.REPEAT
     unapproved: ClassVar[bool] = False
 
@@ -135,7 +134,6 @@ class ModelEffect(Struct):
             model=self.name,
             thread=self.thread,
             prompt=self.prompt if attempt == 1 else None,
-            window=self.window if attempt == 1 else None,
             max_tokens=hold.max_tokens,
             price=_price_json(self.price),
             hold_tokens=hold.tokens,

@@ -20,11 +20,11 @@ from interlock.engine.raised import RAISED, told
 from interlock.engine.record import RecordDraft, changes_of, fields_read
 from interlock.errors import BadInput, EffectFailed, FrozenValue, NotGranted
 from interlock.history.events import ModelReplied, ToolReturned
-from interlock.machine.limits import WINDOW_BYTES
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState
 from interlock.machine.tools import Tool, explain
 from interlock.machine.turn import Reply, Turn
+from interlock.machine.window import WINDOW_BYTES
 from interlock.policy.grants import Grant, union
 
 _ANSWER = "answer"
@@ -115,8 +115,11 @@ class CodeTurn(Turn[Any, Any]):
         return value
 
 
-def model_effect(desk: Desk, request: ModelRequest, bulk: Bulk, digest: str, **more: Any) -> ModelEffect:
-    """An effect that asks the model a request names (or the one that replaces it), at its price. `bulk`: the request's.
+def model_effect(
+    desk: Desk, request: ModelRequest, bulk: Bulk, digest: str, *, window: int = WINDOW_BYTES, **more: Any
+) -> ModelEffect:
+    """An effect that asks the model a request names (or the one that replaces it), at its price. `bulk`: the request's;
+    `window`: the most that it may be.
 
     Raises `EffectFailed` for a request over the window, `UnknownPrice`, `UnknownModel`.
     """
@@ -125,8 +128,8 @@ def model_effect(desk: Desk, request: ModelRequest, bulk: Bulk, digest: str, **m
     if name != request.model:
         request = replace(request, model=name)
     price = world.price_of(name, machine.prices)
-    if bulk.tokens_max > WINDOW_BYTES:
-        why = f"{bulk.tokens_max} bytes would be sent, the window holds {WINDOW_BYTES}"
+    if bulk.tokens_max > window:
+        why = f"{bulk.tokens_max} bytes would be sent, the window holds {window}"
         raise EffectFailed(EngineOutcome.OVERFLOW, why)
     return ModelEffect(world.models.find(name), request, price, digest, bulk, **more)
 

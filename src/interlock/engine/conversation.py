@@ -13,6 +13,7 @@ from interlock.agent.prices import Bulk, bulk_of_message
 from interlock.canonical import Json, encode
 from interlock.history.events import (
     AttemptFailed,
+    ContextTrimmed,
     DoubtCleared,
     Event,
     ModelCalled,
@@ -44,13 +45,17 @@ class Conversation:
         self._bulks: list[Bulk] = []
         self._answers: dict[int, str] = {}  # effect of this turn -> the model's call it carries out
         self._open: dict[str, str] = {}  # calls of the last reply that nobody has answered: id -> name
+        self._trimmed = 0  # the last event that left something out
+        self._noted = False  # the second message is told in place of what is left out
 
     def extend(self, events: Iterable[tuple[int, Event]]) -> None:
         """Read further events of this conversation."""
         for seq, event in events:
             match event:
-                case ModelCalled():
-                    self._called(seq, event)
+                case ModelCalled() if event.prompt is not None:
+                    self.said_to_model(seq, event.prompt)
+                case ContextTrimmed():
+                    self.trim(seq, event)
                 case ModelReplied():
                     self.replied(seq, event)
                 case MoveRefused():
@@ -73,12 +78,6 @@ class Conversation:
             told = ACCEPTED if name == outcome else f"error: no result, the turn ended `{outcome}`"
             self._answer(seq, call_id, told)
         self._answers.clear()
-
-    def _called(self, seq: int, event: ModelCalled) -> None:
-        if event.window is not None:
-            self.start_at(event.window)
-        if event.prompt is not None:
-            self.said_to_model(seq, event.prompt)
 
     def said_to_model(self, seq: int, text: str) -> None:
         self._close_calls(seq)
@@ -120,23 +119,43 @@ class Conversation:
         twin.messages, twin.seqs = list(self.messages), list(self.seqs)
         twin.bulk, twin._bulks = self.bulk, list(self._bulks)
         twin._answers, twin._open = dict(self._answers), dict(self._open)
+        twin._trimmed, twin._noted = self._trimmed, self._noted
         return twin
 
     def where_to_start(self, tokens_max: int) -> int | None:
-        """Over the bound, the event to start at: the oldest replies go with all that belongs to them, down to half
-        of it, so that the prefix stays the same for many turns. The first prompt stays."""
-        if self.bulk.tokens_max <= tokens_max:
-            return None
-        size = self.bulk.tokens_max
+        """Over the bound, which message to go on from: the oldest replies go with all that belongs to them, down to
+        half of it, so that the prefix stays the same for many turns; else down to the last reply that fits. The first
+        prompt stays."""
+        size, fits = self.bulk.tokens_max, None
         for at in range(1, len(self.messages)):
-            if self.messages[at].role == "assistant" and size <= tokens_max // 2:
-                return self.seqs[at]
+            if self.messages[at].role == "assistant" and size <= tokens_max:
+                fits = at
+                if size <= tokens_max // 2:
+                    return at
             size -= self._bulks[at].tokens_max
-        return None
+        return fits
 
-    def start_at(self, seq: int) -> None:
-        """Leave out what stands before a reply, but for the first prompt."""
+    def trim(self, seq: int, event: ContextTrimmed) -> None:
+        """Leave out what stands before a reply, but for the first prompt, and tell what is told instead. Read off the
+        log, an older trimming may come after a later one: it has been overtaken."""
+        if seq < self._trimmed:
+            return
+        self._trimmed = seq
         replies = (at for at in range(1, len(self.seqs)) if self.messages[at].role == "assistant")
-        first = next((at for at in replies if self.seqs[at] >= seq), len(self.seqs))
-        self.bulk -= sum(self._bulks[1:first], Bulk())
-        del self.messages[1:first], self.seqs[1:first], self._bulks[1:first]
+        first = next((at for at in replies if self.seqs[at] >= event.start), len(self.seqs))
+        if not self._noted and first == 1 and not event.note:
+            return
+        self._remove(1, first if not self._noted else max(first, 2))
+        self._noted = bool(event.note)
+        if self._noted:
+            self._insert(1, seq, Message("user", event.note))
+
+    def _remove(self, start: int, end: int) -> None:
+        self.bulk -= sum(self._bulks[start:end], Bulk())
+        del self.messages[start:end], self.seqs[start:end], self._bulks[start:end]
+
+    def _insert(self, at: int, seq: int, message: Message) -> None:
+        self.messages.insert(at, message)
+        self.seqs.insert(at, seq)
+        self._bulks.insert(at, bulk_of_message(message))
+        self.bulk += self._bulks[at]

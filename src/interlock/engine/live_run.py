@@ -35,6 +35,7 @@ from interlock.history.events import (
     to_json,
 )
 from interlock.history.fold import FINAL, Pointer, RunState, value_of, walk
+from interlock.history.fold import Conversation as Stretches
 from interlock.machine.limits import Amounts
 from interlock.machine.table import AnyMachine
 from interlock.policy.grants import union
@@ -243,14 +244,16 @@ class LiveRun:
             known = self.state.threads.get(thread)
             if known is not None and known.head <= self.state.turn_seq:
                 await self.durable()
-                talk.extend(self._stored_messages(known.head, known.ranges))
+                talk.extend(self._stored_messages(known))
         return self.conversations[thread]
 
-    def _stored_messages(self, head: int, ranges: list[list[int]]) -> Iterator[tuple[int, Event]]:
+    def _stored_messages(self, known: Stretches) -> Iterator[tuple[int, Event]]:
         upto = self.state.turn_seq
-        if not any(first <= head for first, _ in ranges):
-            yield head, self.event_at(head)
-        for first, last in ranges:
+        if not any(first <= known.head for first, _ in known.ranges):
+            yield known.head, self.event_at(known.head)
+        if 0 < known.trimmed <= upto:
+            yield known.trimmed, self.event_at(known.trimmed)
+        for first, last in known.ranges:
             for stored in self.world.store.events(self.number, first, min(last or upto, upto)):
                 yield stored.seq, self._event_in(stored.body)
 

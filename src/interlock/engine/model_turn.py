@@ -21,9 +21,9 @@ from interlock.engine.journal import Entry
 from interlock.engine.live_run import Interrupted
 from interlock.engine.moves import Calling, Chosen, Illegal, Move, offers_of, read_move
 from interlock.engine.record import RecordDraft, fitting
+from interlock.engine.trimming import room_for, trimmed
 from interlock.errors import BadInput, EffectFailed, InterlockError, StaleLease, StoreError
 from interlock.history.events import ModelReplied, MoveRefused
-from interlock.machine.limits import WINDOW_BYTES
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.prompt import fill
 from interlock.machine.states import ModelState, Prompt
@@ -50,13 +50,14 @@ class _ModelTurn:
         self.state = state
         self.thread = state.thread or f"@{desk.run.state.state}"
         self.offers, self.frame = _offered(desk, state)
-        self.effects = Effects(desk, 1 + desk.run.machine.limits.illegal_moves + state.calls)
+        summaries = 1 if state.window.over == "summarise" else 0
+        self.effects = Effects(desk, summaries + 1 + desk.run.machine.limits.illegal_moves + state.calls)
 
     async def decide(self) -> Ended:
         before = self.run.conversations.get(self.thread) or await self.run.conversation(self.thread)
-        talk, prompt, window = self._opened(before)
+        talk, prompt = await self._opened(before)
         for _ in range(1 + self.run.machine.limits.illegal_moves):
-            entry = await self._ask(talk, prompt, window)
+            entry = await self._ask(talk, prompt)
             reply = entry.result
             assert isinstance(reply, ModelReplied)
             match self._fitting(read_move(self.run.machine.record, self.state, reply, entry.result_seq)):
@@ -70,7 +71,7 @@ class _ModelTurn:
                     talk.replied(entry.result_seq, reply)
                     talk.refused(entry.result_seq, told)
                     self._refuse(entry, why, told)
-            prompt, window = None, None
+            prompt = None
         return Ended(EngineOutcome.INVALID, why=f"no legal move: {why}")
 
     def _fitting(self, move: Move) -> Move:
@@ -82,23 +83,21 @@ class _ModelTurn:
         except BadInput as wrong:
             return Illegal(str(wrong), f"Refused: {wrong}.")
 
-    def _opened(self, before: Conversation) -> tuple[Conversation, str | None, int | None]:
-        """The conversation as this turn's first call sends it, and what that call adds: the prompt when the turn
-        begins a conversation, and where the window starts when it had to move."""
-        window = before.where_to_start(WINDOW_BYTES - self.frame.tokens_max)
-        enters = self.run.enters(self.thread)
-        if window is None and not enters:
-            return before, None, None
-        talk = before.copy()
-        if window is not None:
-            talk.start_at(window)
-        if not enters:
-            return talk, None, window
-        prompt = prompt_text(self.desk, self.state.prompt, self.state.reads)
+    async def _opened(self, before: Conversation) -> tuple[Conversation, str | None]:
+        """The conversation as this turn's first call sends it, and the prompt that this call adds when the turn begins
+        a conversation."""
+        prompt = None
+        if self.run.enters(self.thread):
+            prompt = prompt_text(self.desk, self.state.prompt, self.state.reads)
+        room = room_for(self.state, self.frame.tokens_max, prompt)
+        talk = await trimmed(self.desk, self.state, self.thread, before, room, self.effects.carry_out)
+        if prompt is None:
+            return talk or before, None
+        talk = talk or before.copy()
         talk.said_to_model(0, prompt)
-        return talk, prompt, window
+        return talk, prompt
 
-    async def _ask(self, talk: Conversation, prompt: str | None, window: int | None) -> Entry:
+    async def _ask(self, talk: Conversation, prompt: str | None) -> Entry:
         request = ModelRequest(
             model=self.state.model,
             messages=tuple(talk.messages),
@@ -111,9 +110,8 @@ class _ModelTurn:
         start = talk.seqs[1] if len(talk.seqs) > 1 else 0
         digest = fingerprint(["model", self.state.model, prompt, start])
         self.run.talking = self.thread
-        effect = model_effect(
-            self.desk, request, self.frame + talk.bulk, digest, thread=self.thread, prompt=prompt, window=window
-        )
+        bulk, window = self.frame + talk.bulk, self.state.window.bytes
+        effect = model_effect(self.desk, request, bulk, digest, window=window, thread=self.thread, prompt=prompt)
         return await self.effects.carry_out(effect)
 
     def _refuse(self, entry: Entry, why: str, told: str) -> None:

@@ -81,7 +81,6 @@ class ModelCalled(Event, frozen=True, kw_only=True):
     attempt: int = 1
     model: str
     thread: str | None = None
-    window: int | None = None  # the conversation is sent from this event on (its first prompt always is)
     prompt: str | None = None
     max_tokens: int
     price: Mapping[str, int]
@@ -94,6 +93,22 @@ class ModelCalled(Event, frozen=True, kw_only=True):
     def send_before(self) -> int:
         """Sent by then or not at all (ms since 1970)."""
         return self.at + self.send_within_ms
+
+
+class ContextTrimmed(Event, frozen=True, kw_only=True):
+    """A conversation had outgrown its window: `messages` of it (`bytes` in all), which stand in events `left_out`
+    (first and last), are no longer sent. It goes on from event `start`; its first prompt stays. `how`: dropped or
+    summarised. `note` is told to the model in their place: the summary, and the record fields that are pinned. `why`:
+    what kept it from being summarised."""
+
+    thread: str
+    start: int
+    left_out: tuple[int, int]
+    messages: int
+    bytes: int
+    how: str = "dropped"
+    note: str = ""
+    why: str = ""
 
 
 class ModelReplied(Event, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ class Conversation(Struct, array_like=True):
     head: int
     ranges: list[list[int]]
     origins: list[str] = []  # of what tools brought into it: they stay when the results have left the window
+    trimmed: int = 0  # the event that says what is left out, and what is told in its place
 
 
 def _zeros() -> dict[str, int]:
@@ -191,12 +192,14 @@ def _model_called(run: RunState, seq: int, event: e.ModelCalled) -> None:
     if thread is None:
         run.threads[event.thread] = Conversation(seq, [[seq, 0]])
         return
-    if event.window is not None:
-        thread.ranges = [
-            [max(first, event.window), last] for first, last in thread.ranges if not last or last >= event.window
-        ]
     if not thread.ranges or thread.ranges[-1][1]:
         thread.ranges.append([seq, 0])
+
+
+def _context_trimmed(run: RunState, seq: int, event: e.ContextTrimmed) -> None:
+    thread, start = run.threads[event.thread], event.start
+    thread.ranges = [[max(first, start), last] for first, last in thread.ranges if not last or last >= start]
+    thread.trimmed = seq
 
 
 def _tool_called(run: RunState, seq: int, event: e.ToolCalled) -> None:
@@ -353,6 +356,7 @@ def _content_changed(run: RunState, seq: int, event: e.ContentChanged) -> None:
 _APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
     e.RunStarted: _run_started,
     e.ModelCalled: _model_called,
+    e.ContextTrimmed: _context_trimmed,
     e.ModelReplied: _model_replied,
     e.ToolCalled: _tool_called,
     e.ToolReturned: _tool_returned,

@@ -13,10 +13,6 @@ from interlock.errors import BadInput
 
 NANO = 1_000_000_000
 
-WINDOW_BYTES = 96_000
-"""The most one model call may send, in UTF-8 bytes of everything (a provider's framing, as bounded, included). So a
-call's input, and its cost, are bounded however long the run: in hard mode one byte counts as one token."""
-
 
 class Amounts(Struct, frozen=True, gc=False):
     """A quantity in each dimension that is counted. Integers: nano-dollars and milliseconds, never floats."""

@@ -19,6 +19,7 @@ from interlock.machine.outcomes import EngineName
 from interlock.machine.prompt import placeholders
 from interlock.machine.tools import Tool
 from interlock.machine.turn import D, R, Turn
+from interlock.machine.window import Window
 
 O = TypeVar("O", bound=str)  # noqa: E741 - the outcome type; one letter like R and D
 E = TypeVar("E")  # D where a default can't stand: before O
@@ -132,6 +133,7 @@ class ModelState(State[str, Any, Any]):
     max_tokens: int = 1024
     calls: int = 4
     thread: str | None = None
+    window: Window = Window()  # noqa: RUF009 - frozen
 
     @property
     def kind(self) -> str:
@@ -262,6 +264,7 @@ def model_state(
     calls: int = 4,
     within: float = 60.0,
     thread: str | None = None,
+    window: Window | None = None,
 ) -> State[str, Any, Any]:
     """A state a model decides: it is offered the outcomes of `writes` (each with the fields it must fill) and the
     granted tools, nothing else.
@@ -269,6 +272,7 @@ def model_state(
     prompt   text with `{field}` placeholders, or a function of the record
     calls    tool calls one reply may make; their results end the turn `called`
     thread   a conversation shared by name; without it, it lives while the state leads to itself
+    window   how much of the conversation is sent, and what becomes of the rest
     within   seconds the turn may be active before it ends `timeout`
     """
     return ModelState(
@@ -277,11 +281,12 @@ def model_state(
         instructions=instructions,
         tools=tuple(tools),
         writes={outcome: tuple(names) for outcome, names in writes.items()},
-        reads=_reads(prompt, reads),
+        reads=_reads(prompt, reads, window),
         max_tokens=max_tokens,
         calls=calls,
         within=within,
         thread=thread,
+        window=window or Window(),
         source=caller(),
     )
 
@@ -327,7 +332,10 @@ def wait(
     return WaitState(signal=signal, writes=tuple(writes), within=due, source=caller())
 
 
-def _reads(prompt: Prompt, reads: Sequence[str] | None) -> tuple[str, ...] | None:
-    if reads is not None:
-        return tuple(reads)
-    return tuple(placeholders(prompt)) if isinstance(prompt, str) else None
+def _reads(prompt: Prompt, reads: Sequence[str] | None, window: Window | None) -> tuple[str, ...] | None:
+    """What is pinned is read: it is told to the model."""
+    if reads is None:
+        if not isinstance(prompt, str):
+            return None
+        reads = tuple(placeholders(prompt))
+    return tuple(dict.fromkeys([*reads, *(window.pin if isinstance(window, Window) else ())]))

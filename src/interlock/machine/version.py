@@ -95,7 +95,8 @@ def _state_content(state: State[Any, Any, Any]) -> list[Json]:
         ]
     if isinstance(state, ModelState):
         said = [_prompt(state.prompt), state.instructions, state.model, state.thread]
-        bounds = [state.max_tokens, state.calls]
+        window = [state.window.bytes, state.window.over, state.window.pin, state.window.summary_tokens]
+        bounds = [state.max_tokens, state.calls, window]
         return [*own, *said, *bounds, [tool.name for tool in state.tools], state.reads, dict(state.writes)]
     if isinstance(state, UseState):
         return [*own, state.tool.name, dict(state.args), state.into, state.approve]

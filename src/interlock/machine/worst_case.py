@@ -1,9 +1,9 @@
 """Worst case: the most that one run of a machine can use, from its table alone. Prices are passed in; knows no account.
 
 Two steps. What the heaviest turn of each state uses follows from its grants: a model state asks its model once and once
-more for each illegal move, then makes its tool calls; a code state spends all its effects on the dearest thing it may
-use; every effect takes all its attempts; a model call sends a full window (`WINDOW_BYTES`). Questions to people cost
-nothing and count no turn, so they are passed through.
+more for each illegal move (and before that for a summary, where its window takes one), then makes its tool calls; a
+code state spends all its effects on the dearest thing it may use; every effect takes all its attempts; a model call
+sends a full window. Questions to people cost nothing and count no turn, so they are passed through.
 
 Then, for each dimension, the heaviest walk of at most `limits.turns` turns. Without `visits` that is exact: after k
 turns the best way to be in a state is the best way to be in one before it after k - 1. With `visits` it is a bound that
@@ -22,14 +22,13 @@ from typing import Any
 
 from interlock.machine.definition import Definition
 from interlock.machine.graph import Graph, cyclic, is_acting, only, possible, reached
-from interlock.machine.limits import DIMENSIONS, WINDOW_BYTES, Amounts, Price, nanousd
+from interlock.machine.limits import DIMENSIONS, Amounts, Price, nanousd
 from interlock.machine.states import CodeState, ModelState, Row, State, UseState, WaitState
 from interlock.machine.tools import Tool
+from interlock.machine.window import WINDOW_BYTES
 
 AnyDefinition = Definition[Any, Any]
 PriceOf = Callable[[str], Price]
-
-ESTIMATED_WINDOW_TOKENS = WINDOW_BYTES * 2 // 5  # estimate mode takes 2.5 bytes for a token
 
 _STEPS_MAX = 20_000
 """Beyond so many steps of the exact search (thousands of turns, some 20 ms) the bound by filling is taken: one pass."""
@@ -125,7 +124,7 @@ def worst_turn(machine: AnyDefinition, name: str, price_of: PriceOf, input_token
     row = machine.table[name]
     if not isinstance(row, Row) or not is_acting(machine, name):
         return Amounts()
-    tokens_in = _window(machine) if input_tokens is None else input_tokens
+    tokens_in = _window(machine, row.state) if input_tokens is None else input_tokens
     used = _times(_effects(machine, row.state, price_of, tokens_in), machine.limits.attempts)
     parked = isinstance(row.state, WaitState)
     return used + Amounts(turns=1, active_ms=0 if parked else _ms(row.state.active))
@@ -223,11 +222,17 @@ def _effects(machine: AnyDefinition, state: State[Any, Any, Any], price_of: Pric
     if isinstance(state, ModelState):
         asked = _model_attempt([state.model], state.max_tokens, price_of, tokens_in)
         called = _times(_tool_attempt(state.tools), state.calls)
-        return _times(asked, 1 + machine.limits.illegal_moves) + called
+        return _times(asked, 1 + machine.limits.illegal_moves) + called + _summary(state, price_of, tokens_in)
     if isinstance(state, CodeState) and state.is_async:
         model = _model_attempt(state.models, state.max_tokens, price_of, tokens_in)
         return _times(_greater(model, _tool_attempt(state.tools)), state.calls)
     return Amounts()
+
+
+def _summary(state: ModelState, price_of: PriceOf, tokens_in: int) -> Amounts:
+    if state.window.over != "summarise":
+        return Amounts()
+    return _model_attempt([state.model], state.window.summary_tokens, price_of, tokens_in)
 
 
 def _model_attempt(models: Iterable[str], max_tokens: int, price_of: PriceOf, tokens_in: int) -> Amounts:
@@ -257,8 +262,10 @@ def _column(turns: Mapping[str, Amounts], dimension: str) -> dict[str, int]:
     return {name: getattr(amounts, dimension) for name, amounts in turns.items()}
 
 
-def _window(machine: AnyDefinition) -> int:
-    return WINDOW_BYTES if machine.limits.mode == "hard" else ESTIMATED_WINDOW_TOKENS
+def _window(machine: AnyDefinition, state: State[Any, Any, Any]) -> int:
+    """Tokens that one model call of this state may send. Estimate mode takes 2.5 bytes for a token."""
+    window = state.window.bytes if isinstance(state, ModelState) else WINDOW_BYTES
+    return window if machine.limits.mode == "hard" else window * 2 // 5
 
 
 def _ms(seconds: Any) -> int:

@@ -14,7 +14,8 @@ from pydantic_core import PydanticSerializationError
 
 from interlock.machine.prompt import placeholders
 from interlock.machine.rules.remark import AnyDefinition, AnyRow, Remark, columns, doubles, near, rows
-from interlock.machine.states import AskState, CodeState, ModelState, UseState, WaitState
+from interlock.machine.states import AskState, CodeState, ModelState, State, UseState, WaitState
+from interlock.machine.window import Window
 
 
 def record(machine: AnyDefinition) -> Iterator[Remark]:
@@ -76,15 +77,23 @@ def mentions(row: AnyRow) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "writes", state.writes
     if isinstance(state, ModelState | AskState):
         yield from (("writes", names) for names in state.writes.values())
+    if isinstance(state, ModelState) and isinstance(state.window, Window):
+        yield "pins", tuple(state.window.pin)
     if isinstance(state, CodeState | ModelState) and state.reads is not None:
-        mentioned = (
-            placeholders(state.prompt) if isinstance(state, ModelState) and isinstance(state.prompt, str) else []
-        )
-        if list(state.reads) != mentioned:  # else they come from the prompt, and its own rule speaks
+        said = [*_mentioned(state), *_pinned(state)]
+        if list(state.reads) != list(dict.fromkeys(said)):  # else they come from there, and those rules speak
             yield "reads", state.reads
     if isinstance(state, UseState):
         yield "passes on", tuple(state.args.values())
         yield "puts its result into", () if state.into is None else (state.into,)
+
+
+def _mentioned(state: State[Any, Any, Any]) -> list[str]:
+    return placeholders(state.prompt) if isinstance(state, ModelState) and isinstance(state.prompt, str) else []
+
+
+def _pinned(state: State[Any, Any, Any]) -> list[str]:
+    return list(state.window.pin) if isinstance(state, ModelState) and isinstance(state.window, Window) else []
 
 
 def _prompt_problems(

@@ -7,6 +7,7 @@ from typing import Any
 
 from interlock.machine.rules.remark import AnyDefinition, Remark, is_name, is_whole, rows
 from interlock.machine.states import AskState, CodeState, ModelState, State, WaitState
+from interlock.machine.window import Window
 
 
 def offer(machine: AnyDefinition) -> Iterator[Remark]:
@@ -24,6 +25,8 @@ def _problems(state: State[Any, Any, Any]) -> Iterator[str]:
         yield from _models((state.model,) if isinstance(state, ModelState) else state.models)
     if isinstance(state, ModelState) and state.thread is not None and not is_name(state.thread):
         yield f"has `thread={state.thread!r}`: give it a name, or leave it out"
+    if isinstance(state, ModelState):
+        yield from _window(state.window)
     if isinstance(state, AskState) and not _says(state.of):
         yield 'asks nobody: name a role, such as `of="support"`'
     if isinstance(state, WaitState) and state.signal is not None and not _says(state.signal):
@@ -35,6 +38,13 @@ def _bounds(state: ModelState | CodeState[Any, Any, Any]) -> Iterator[str]:
         yield f"has `max_tokens={state.max_tokens!r}`: give a whole number from 1 up"
     if not is_whole(state.calls, 1):
         yield f"has `calls={state.calls!r}`: give a whole number from 1 up"
+
+
+def _window(window: object) -> Iterator[str]:
+    if not isinstance(window, Window):
+        yield f"has `window={window!r}`: write Window(bytes=...)"
+        return
+    yield from window.problems()
 
 
 def _models(names: tuple[object, ...]) -> Iterator[str]:
