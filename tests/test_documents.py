@@ -32,7 +32,8 @@ WORDS = """
 machine, state, outcome, record, run, task, turn, effect, attempt, event, account, ceiling, hold, settle, doubt, clear,
 grant, origin, breaker, lease, fence, token, key, inbox, wait, park, escalate, resolve, signal, status, rollback,
 compensation, fork, replay, orchestrator, worker, host, stranded,
-approval
+approval,
+window
 """.replace("\n", " ").strip()
 
 STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")
