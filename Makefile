@@ -4,6 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
+SERVERS := .venv/.servers
 ARGS :=
 
 .PHONY: help demo test format lint types bench cover lock clean
@@ -15,7 +16,7 @@ help: ## this list
 demo: $(RUNTIME) ## install what running needs, then the 2 a.m. drill, offline
 	@$(BIN)/interlock demo $(ARGS)
 
-test: $(DEV) ## format, lint, strict types, tests, docs: all that CI checks
+test: $(DEV) $(SERVERS) ## format, lint, strict types, tests, docs: all that CI checks
 	@printf 'format   ' && $(BIN)/ruff format --check .
 	@printf 'lint     ' && $(BIN)/ruff check -q . && echo 'no findings'
 	@printf 'types    ' && $(BIN)/mypy
@@ -31,7 +32,7 @@ lint: $(DEV) ## the linter and both type checkers only
 bench: $(DEV) ## measure side by side; writes bench/results.json
 	@$(BIN)/python -m bench $(ARGS)
 
-cover: $(DEV) ## tests with coverage
+cover: $(DEV) $(SERVERS) ## tests with coverage
 	@$(BIN)/coverage run -m pytest $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
 lock: ## remake the lock files (ARGS=--upgrade takes the newest)
@@ -57,3 +58,8 @@ $(DEV): requirements.lock pyproject.toml $(BIN)/python
 	@$(PIP) --require-hashes --no-deps -r requirements.lock
 	@$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@ $(RUNTIME)
+
+$(SERVERS): tests/agent/servers/package-lock.json scripts/servers | $(DEV)
+	@echo 'interlock: installing the servers that tests talk to (once)'
+	@scripts/servers
+	@touch $@

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         WaitClosed,
     )
     from interlock.machine.limits import Limits, Price
+    from interlock.machine.servers import mcp_server
     from interlock.machine.states import ask, final, model_state, state, use, wait
     from interlock.machine.table import Machine
     from interlock.machine.tools import Call, Happened, tool
@@ -50,6 +51,7 @@ _HOMES = {
         "WaitClosed",
     ),
     "interlock.machine.limits": ("Limits", "Price"),
+    "interlock.machine.servers": ("mcp_server",),
     "interlock.machine.states": ("ask", "final", "model_state", "state", "use", "wait"),
     "interlock.machine.table": ("Machine",),
     "interlock.machine.tools": ("Call", "Happened", "tool"),
@@ -83,6 +85,7 @@ __all__ = [
     "Worker",
     "ask",
     "final",
+    "mcp_server",
     "model_state",
     "run",
     "state",

@@ -77,6 +77,7 @@ class Worker:
     async def __aenter__(self) -> Worker:
         self._stack = AsyncExitStack()
         try:
+            await self._stack.enter_async_context(self.world.servers)
             deps = {name: await self._open_deps(machine) for name, machine in self.machines.items()}
             await self._join()
         except BaseException:  # nobody will leave what was never entered

@@ -336,6 +336,12 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.ApprovalRefused: _approval_refused,
     e.DoubtCleared: _doubt_cleared,
     e.EvidenceRecorded: lambda event: f"late result of effect {event.effect} kept as evidence",
+    e.ToolPinned: lambda event: (
+        f"`{visible(event.tool, 40)}` of server `{visible(event.server, 40)}` is pinned as {event.digest[:4]}"
+    ),
+    e.ToolRefused: lambda event: (
+        f"`{visible(event.tool, 40)}` REFUSED, {visible(event.why, 20)}{_because(event.message)}"
+    ),
     e.Warned: _warned,
     e.Overrun: lambda event: f"OVERRUN by {amount(event.dimension, event.excess)} at effect {event.effect}",
     e.Extended: _extended,

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from interlock.agent.model import RETRYABLE, Model, ModelCall, ModelFailed, ModelReply, ModelRequest, readable
 from interlock.agent.prices import Bulk
+from interlock.agent.servers import ServerCall, ServerFailed
 from interlock.canonical import Json, copied, fingerprint
 from interlock.clock import Clock
 from interlock.engine.live_run import LiveRun, leave_evidence
@@ -27,6 +28,7 @@ from interlock.engine.world import Offload
 from interlock.errors import BadInput, NotDone
 from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, ToolReturned
 from interlock.machine.limits import Price
+from interlock.machine.servers import ServerTool
 from interlock.machine.tools import Call, Tool, Way
 from interlock.policy.accounts import Admission, Hold, hold_for_model, hold_for_tool
 from interlock.policy.approvals import Approver
@@ -250,7 +252,10 @@ class ToolEffect(Struct):
                 leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, hold.nanousd))
 
         try:
-            value = await self._invoke(send, self.tool.is_async, late)
+            if isinstance(self.tool, ServerTool):
+                value = await self._served(self.tool, run, call, sending, late)
+            else:
+                value = await self._invoke(send, self.tool.is_async, late)
         except AttemptError:
             raise
         except NotDone as said:
@@ -266,6 +271,26 @@ class ToolEffect(Struct):
             return self._returned(effect, attempt, value, hold.nanousd)
         except BadInput as wrong:
             raise AttemptError("malformed", str(wrong), False, True, True) from wrong
+
+    async def _served(
+        self, tool: ServerTool, run: LiveRun, call: Call[Any], sending: Sending, late: Callable[[Any], None]
+    ) -> Any:
+        """Have the tool's server carry it out, if it still is what the run has pinned."""
+        pin = run.state.pins.get(tool.name)
+        if pin is None:
+            raise AttemptError("changed", f"the run has never asked what {tool.name} is", False, False, False)
+        arguments = dict(self.args) if tool.key_argument is None else {**self.args, tool.key_argument: call.key}
+        asked = ServerCall(tool.remote, str(pin[0]), arguments, call.key, self.timeout)
+        try:
+            return await run.world.servers.call(tool.server, asked, sending.begin, late)
+        except ServerFailed as failed:
+            happened = failed.happened
+            if failed.kind == "tool_error" and tool.error_means == "not_done":
+                happened = False
+            billed = happened is not False
+            raise AttemptError(
+                failed.kind, failed.message, failed.retry, happened, billed, failed.retry_after
+            ) from failed
 
     def _returned(self, effect: int, attempt: int, value: Any, nanousd: int) -> ToolReturned:
         origin = tool_origin(self.tool.name, self.tool.trusted)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from interlock.agent.model import Message, ModelRequest, Offer
 from interlock.agent.prices import Bulk, bulk_of
 from interlock.canonical import copied, fingerprint
+from interlock.engine import server_tools
 from interlock.engine.attempts import ModelEffect, ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
@@ -21,6 +22,7 @@ from interlock.engine.record import RecordDraft, changes_of, fields_read
 from interlock.errors import BadInput, EffectFailed, FrozenValue, NotGranted
 from interlock.history.events import ModelReplied, ToolReturned
 from interlock.machine.outcomes import EngineOutcome
+from interlock.machine.servers import ServerTool
 from interlock.machine.states import CodeState
 from interlock.machine.tools import Tool, explain
 from interlock.machine.turn import Reply, Turn
@@ -95,6 +97,8 @@ class CodeTurn(Turn[Any, Any]):
     async def call(self, tool: Tool[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         if not any(granted.name == tool.name for granted in self._state.tools):
             raise NotGranted(f"state `{self._desk.run.state.state}` may not call {tool.name}: add it to its tools=")
+        if isinstance(tool, ServerTool):
+            tool = await server_tools.pinned(self._desk, tool)
         effect = ToolEffect(tool, tool.bind(args, kwargs), self._desk.deps, self._desk.world.offload)
         entry = await self._effects.carry_out(effect)
         assert isinstance(entry.result, ToolReturned)

@@ -33,6 +33,11 @@ _OUTCOME_OF_FAILURE: Mapping[str, str] = {
     "auth": EngineOutcome.UNAVAILABLE,
     "rejected": EngineOutcome.ERROR,
     "not_done": EngineOutcome.ERROR,
+    "tool_error": EngineOutcome.ERROR,
+    "oversize": EngineOutcome.ERROR,
+    "unset": EngineOutcome.UNAVAILABLE,
+    "changed": EngineOutcome.DENIED,
+    "vanished": EngineOutcome.DENIED,
     "malformed": EngineOutcome.ERROR,
 }
 """What a failure that isn't tried again makes of its turn; any other ends `retries_spent`."""
@@ -98,7 +103,9 @@ class Effects:
             return await doubts.clear(self.desk, effect, entry)
         if failure.final:
             spent = 1 < self.run.machine.limits.attempts <= entry.intent.attempt
-            outcome = _OUTCOME_OF_FAILURE.get(failure.kind) if not spent else None
+            outcome = _OUTCOME_OF_FAILURE.get(failure.kind)
+            if spent and outcome != EngineOutcome.DENIED:
+                outcome = None
             raise EffectFailed(outcome or EngineOutcome.RETRIES_SPENT, failure.message)
         if failure.retry_at is not None:
             await self.desk.until(failure.retry_at, "retry", entry.effect)

@@ -17,6 +17,8 @@ from interlock.history.events import (
     ModelReplied,
     MoveRefused,
     ToolCalled,
+    ToolPinned,
+    ToolRefused,
     ToolReturned,
     ValueNoted,
     WaitEnded,
@@ -64,6 +66,8 @@ class Journal:
         self._asked: dict[str, int] = {}
         self._unasked = 0
         self.waits: dict[int, tuple[WaitOpened, int, WaitEnded | None]] = {}
+        self.pins: dict[str, ToolPinned] = {}  # of this turn
+        self.refusals: dict[str, ToolRefused] = {}
         for seq, event in events:
             self.take_in(seq, event)
         self._replaying = False
@@ -84,6 +88,10 @@ class Journal:
             case ValueNoted():
                 self._notes.setdefault(event.digest, []).append(event)
                 self._unasked += self._replaying
+            case ToolPinned():
+                self.pins[event.tool] = event
+            case ToolRefused():
+                self.refusals[event.tool] = event
             case WaitOpened():
                 self.waits[event.wait] = (event, seq, None)
                 if event.why == "approve" and event.effect not in self.entries:
@@ -127,6 +135,11 @@ class Journal:
             return None
         self._unasked -= 1
         return recorded[ordinal]
+
+    def answers(self, digest: str) -> bool:
+        """Whether the effect that is asked for next under this digest has its result."""
+        recorded, ordinal = self._by_digest.get(digest, []), self._asked.get(digest, 0)
+        return ordinal < len(recorded) and recorded[ordinal].result is not None
 
     def note(self, digest: str) -> ValueNoted | None:
         """The recorded value (time, chance, a finished sleep) that answers this request."""

@@ -11,6 +11,7 @@ from typing import Any
 from interlock.agent.model import ModelRequest, Offer
 from interlock.agent.prices import Bulk, bulk_of_frame
 from interlock.canonical import Json, fingerprint
+from interlock.engine import server_tools
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.code_turn import model_effect
 from interlock.engine.conversation import Conversation
@@ -34,6 +35,8 @@ from interlock.policy.grants import Grant, union
 async def model_turn(desk: Desk, state: ModelState) -> Ended:
     """One accepted reply of the model, or the engine's outcome for what went wrong."""
     try:
+        if state.has_servers:
+            state = await server_tools.pinned_state(desk, state)
         return await _ModelTurn(desk, state).decide()
     except EffectFailed as failed:
         return Ended(failed.outcome, why=str(failed))
@@ -109,6 +112,8 @@ class _ModelTurn:
         )
         start = talk.seqs[1] if len(talk.seqs) > 1 else 0
         digest = fingerprint(["model", self.state.model, prompt, start])
+        if self.state.has_servers and not self.desk.journal.answers(digest):
+            await server_tools.unchanged(self.desk, self.state.tools)
         self.run.talking = self.thread
         bulk, window = self.frame + talk.bulk, self.state.window.bytes
         effect = model_effect(self.desk, request, bulk, digest, window=window, thread=self.thread, prompt=prompt)

@@ -23,6 +23,8 @@ _RESULTS = (
     e.DoubtCleared,
     e.EvidenceRecorded,
     e.Overrun,
+    e.ToolPinned,
+    e.ToolRefused,
     e.ValueNoted,
     e.MoveRefused,
     e.TakenOver,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interlock.engine import server_tools
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
@@ -19,9 +20,10 @@ async def use_turn(desk: Desk, state: UseState) -> Ended:
     """Ends `done`, or with the engine's outcome for what went wrong."""
     run = desk.run
     try:
-        args = state.tool.check({name: run.values.get(source) for name, source in state.args.items()})
+        tool = await server_tools.pinned(desk, state.tool)
+        args = tool.check({name: run.values.get(source) for name, source in state.args.items()})
         approver = None if state.approve is None else Approver(state.approve, state.within)
-        effect = ToolEffect(state.tool, args, desk.deps, desk.world.offload, approver=approver)
+        effect = ToolEffect(tool, args, desk.deps, desk.world.offload, approver=approver)
         entry = await Effects(desk, 1).carry_out(effect)
         result = entry.result
         assert isinstance(result, ToolReturned)

@@ -12,7 +12,9 @@ from random import Random
 from typing import Any, Protocol
 
 from interlock.agent.estimates import Estimates
+from interlock.agent.mcp import Connections
 from interlock.agent.model import Models
+from interlock.agent.servers import Servers
 from interlock.clock import Clock
 from interlock.engine.committer import Committer
 from interlock.engine.timing import Timing
@@ -49,6 +51,7 @@ class World:
     timing: Timing = field(default_factory=Timing)
     model: str | None = None
     estimates: Estimates = field(default_factory=Estimates)
+    servers: Servers = field(default_factory=Connections)
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

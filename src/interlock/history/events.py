@@ -192,6 +192,31 @@ class EvidenceRecorded(Event, frozen=True, kw_only=True):
     inbox: str | None = None
 
 
+class ToolPinned(Event, frozen=True, kw_only=True):
+    """What a server says of a tool that this run uses for the first time; from now on it is held to that. `hints` are
+    the server's own words on what the tool does: kept, and never believed."""
+
+    tool: str
+    server: str
+    remote: str  # its name at the server
+    digest: str
+    schema: Mapping[str, Json]
+    description: str = ""
+    output: Mapping[str, Json] | None = None
+    hints: Mapping[str, Json] = {}
+
+
+class ToolRefused(Event, frozen=True, kw_only=True):
+    """A tool could not be offered or called for the first time. `why`: changed, vanished, invalid, outage or unset."""
+
+    tool: str
+    server: str
+    why: str
+    message: str = ""
+    pinned: str = ""
+    found: str = ""
+
+
 class ValueNoted(Event, frozen=True, kw_only=True):
     """Time, chance or a finished sleep, as a handler was told it."""
 

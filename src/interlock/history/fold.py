@@ -80,6 +80,7 @@ class RunState:
     takeovers: int = 0  # of this turn
     paused: bool = False
     threads: dict[str, Conversation] = field(default_factory=dict)
+    pins: dict[str, list[Any]] = field(default_factory=dict)  # tool of a server -> [digest, event that pinned it]
     cells: dict[str, list[Pointer]] = field(default_factory=dict)  # kept as rows, not in the live state
     moved: list[tuple[str, Pointer]] = field(default_factory=list)  # cells since they were last written as rows
     approvals: dict[str, Json] = field(default_factory=dict)  # effect -> [wait, binding, until, seq]: given, not used
@@ -252,6 +253,10 @@ def _doubt_cleared(run: RunState, seq: int, event: e.DoubtCleared) -> None:
         _brought(run, f"tool:{entry[1]}")
 
 
+def _tool_pinned(run: RunState, seq: int, event: e.ToolPinned) -> None:
+    run.pins[event.tool] = [event.digest, seq]
+
+
 def _evidence_recorded(run: RunState, seq: int, event: e.EvidenceRecorded) -> None:
     run.spent["tokens"] += event.tokens
     run.spent["nanousd"] += event.nanousd
@@ -363,6 +368,7 @@ _APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
     e.AttemptFailed: _attempt_failed,
     e.DoubtCleared: _doubt_cleared,
     e.EvidenceRecorded: _evidence_recorded,
+    e.ToolPinned: _tool_pinned,
     e.Transitioned: _transitioned,
     e.WaitOpened: _wait_opened,
     e.WaitEnded: _wait_ended,

@@ -14,7 +14,7 @@ class EngineOutcome(StrEnum):
     UNAVAILABLE = "unavailable"  # the provider took no call: key refused, quota used up
     LIMIT_REACHED = "limit_reached"  # turns, visits, calls or active seconds are used up
     BUDGET_SPENT = "budget_spent"  # tokens or money are used up
-    DENIED = "denied"  # a person said no to a call
+    DENIED = "denied"  # a person said no to a call, or a server's tool is another than the run knows
     INVALID = "invalid"  # no legal move, too often
     STALLED = "stalled"  # the same turn again and again, nothing new
     OVERFLOW = "overflow"  # what must be sent doesn't fit the context window

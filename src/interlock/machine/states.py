@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, Literal, get_args, get_origin, get_type_hints, overload
 
@@ -134,6 +134,11 @@ class ModelState(State[str, Any, Any]):
     calls: int = 4
     thread: str | None = None
     window: Window = Window()  # noqa: RUF009 - frozen
+
+    @cached_property
+    def has_servers(self) -> bool:
+        """Whether it is granted a tool of a server, which says only at run time what the tool takes."""
+        return any(tool.is_served for tool in self.tools)
 
     @property
     def kind(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -71,6 +71,9 @@ class Tool(Generic[D, P, T]):
     description: str = ""
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
+
+    is_served: ClassVar[bool] = False
+    """Whether a server carries it out, and says at run time what it takes: see `machine.servers`."""
 
     @property
     def way(self) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from interlock.canonical import Json, encode, fingerprint
 from interlock.machine.definition import Definition
 from interlock.machine.limits import nanousd
+from interlock.machine.servers import ServerTool
 from interlock.machine.states import AskState, CodeState, Final, ModelState, Row, State, UseState, WaitState
 from interlock.machine.tools import Tool
 
@@ -109,6 +110,8 @@ def _tool_content(tool: AnyTool) -> Json:
     terms = [tool.does, tool.within, tool.keyed, tool.key_valid_for, nanousd(tool.usd_max), tool.trusted]
     asks = [tool.approve, tool.approve_within]
     probe = None if tool.probe is None else source_of(tool.probe)
+    if isinstance(tool, ServerTool):
+        return [tool.said, probe, *terms, *asks]
     return [tool.description, tool.schema, source_of(tool.function), probe, *terms, *asks]
 
 

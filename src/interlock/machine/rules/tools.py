@@ -81,6 +81,8 @@ def tool_terms(machine: AnyDefinition) -> Iterator[Remark]:
 def tool_signature(machine: AnyDefinition) -> Iterator[Remark]:
     """A tool's parameters are a `Call`, then named and typed ones that a schema can be made of."""
     for tool, state in tool_uses(machine):
+        if tool.is_served:  # its server says what it takes
+            continue
         problems = list(_signature(tool))
         yield from (on_tool(tool, state, problem) for problem in problems or _schemas(tool))
 
@@ -88,7 +90,7 @@ def tool_signature(machine: AnyDefinition) -> Iterator[Remark]:
 def probe(machine: AnyDefinition) -> Iterator[Remark]:
     """A probe takes what its tool takes."""
     for tool, state in tool_uses(machine):
-        if tool.probe is None:
+        if tool.probe is None or tool.is_served:
             continue
         names = list(inspect.signature(tool.function).parameters)[1:]
         try:
@@ -101,7 +103,7 @@ def probe(machine: AnyDefinition) -> Iterator[Remark]:
 def arguments(machine: AnyDefinition) -> Iterator[Remark]:
     """`use` fills every required parameter of its tool, by name, with a field that fits."""
     for state, row in rows(machine):
-        sound = [tool for tool in tools_of(row) if not list(_signature(tool))]
+        sound = [tool for tool in tools_of(row) if not (tool.is_served or list(_signature(tool)))]
         if isinstance(row.state, UseState) and sound:
             for problem in _arguments(row.state, machine):
                 yield Remark(problem, state, row.state.source)
@@ -190,7 +192,7 @@ def _a(kind: str) -> str:
 def dependency(tool: AnyTool) -> object:
     """The type a tool's `Call[...]` asks for; None where it doesn't say."""
     try:
-        hints = resolved(tool.function)
+        hints = {} if tool.is_served else resolved(tool.function)
     except Unresolved:
         return None
     first = next(iter(inspect.signature(tool.function).parameters), "")

@@ -1,0 +1,83 @@
+"""Servers as the engine sees them: what tools one has now, and one call of one. Knows no protocol, run or retry.
+
+`agent.mcp` speaks to real ones; tests give scripted ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from interlock.canonical import Json, encode, in_key_order, sha256
+from interlock.machine.servers import Pin, Server
+
+
+class Listed(Struct, frozen=True):
+    """One tool as its server describes it. `hints`: its annotations, which nobody believes."""
+
+    name: str
+    schema: Mapping[str, Json]
+    description: str = ""
+    output: Mapping[str, Json] | None = None
+    hints: Mapping[str, Json] = {}
+
+    @property
+    def digest(self) -> str:
+        """Of all it says of itself, in whatever order."""
+        said = [self.name, self.description, self.schema, self.output, self.hints]
+        return sha256(encode(in_key_order(said))).hex()  # whole: a server may look for two tools with one short digest
+
+    def pin(self) -> Pin:
+        return Pin(self.digest, self.schema, self.description)
+
+
+@dataclass(slots=True)
+class ServerFailed(Exception):
+    """A server brought no result. `happened` None: nobody knows; False: surely not. Kinds:
+
+    outage, unset   it can't be had; it can't be started as declared          nothing was sent
+    changed, vanished  the tool is not what was pinned; it is gone            nothing was sent
+    cut, timeout    it died, or didn't answer in time                         nobody knows
+    tool_error      it answered that the tool failed                          what that means is declared
+    oversize, malformed   it answered what can't be kept                      nobody knows; it happened
+    """
+
+    kind: str
+    message: str
+    retry: bool = False
+    happened: bool | None = None
+    retry_after: float | None = None
+
+
+class ServerCall(Struct, frozen=True):
+    """One call: `digest` is what the tool must still be. `seconds` it may take, the server's start included."""
+
+    tool: str
+    digest: str
+    arguments: Mapping[str, Json]
+    key: str
+    seconds: float
+
+
+class Servers(Protocol):
+    """The servers of one worker, each started when it is first needed. A context: nothing is left running after it."""
+
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def listed(self, server: Server) -> Mapping[str, Listed]:
+        """The tools that the server has now, by name. Raises `ServerFailed`."""
+        ...
+
+    async def call(
+        self, server: Server, call: ServerCall, begin: Callable[[], None], late: Callable[[Json], None]
+    ) -> Json:
+        """The result of one call. `begin` is asked immediately before it is sent, and raises what it raises; `late` is
+        told a result that comes after the caller was cancelled. Raises `ServerFailed`."""
+        ...
