@@ -69,6 +69,8 @@ class Server:
         probe: Callable[..., Any] | None = None,
         usd_max: float = 0.0,
         trusted: bool = False,
+        approve: str | None = None,
+        approve_within: float = 86_400.0,
         error_means: ErrorMeans = "doubt",
         name: str | None = None,
     ) -> Tool[Any, ..., Any]:
@@ -94,6 +96,8 @@ class Server:
             probe=probe,
             usd_max=usd_max,
             trusted=trusted,
+            approve=approve,
+            approve_within=approve_within,
             server=self,
             remote=remote,
             key_argument=keyed if isinstance(keyed, str) else None,
