@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from interlock.policy.breaker import Breaker
 from interlock.store.protocol import (
     Answer,
     Beat,
@@ -68,6 +69,9 @@ class NullStore:
         )  # fmt: skip
         self._fresh.append(Snapshot(run, start.cells, {1: event.body}, (), (), ()))
         return Started(start.id, self._started, new=True)
+
+    def breakers(self, *, all: bool = False) -> list[Breaker]:
+        return []
 
     def close(self) -> None: ...
 

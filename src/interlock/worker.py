@@ -114,6 +114,7 @@ class Worker:
             raise joined.error
         assert isinstance(joined, Joined)
         self._number = joined.worker
+        self.world.breakers.look(self.world.store)
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
@@ -236,6 +237,7 @@ class Worker:
             answer = await self.world.committer.submit(Beat(worker=self._number, at=self.world.clock.now_ms()))
             if isinstance(answer, Beaten):
                 self._look_at(answer)
+                self.world.breakers.learn(answer.breakers)
                 if not answer.known:
                     await self._join_again()
 

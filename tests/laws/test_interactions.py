@@ -196,7 +196,7 @@ async def probes(turn: Turn[Case]) -> Literal["done"]:
 
 EXITING: dict[str, Any] = {
     "a handler": (exiting_handler, "error"),
-    "a tool": (calls_side_by_side, "retries_spent"),
+    "a tool": (calls_side_by_side, "unavailable"),  # its fifth failure in a row opens its breaker
     "a probe": (probes, None),
     "a prompt": (model_state(exits, model=MODEL, writes={"done": []}), "error"),
 }

@@ -105,7 +105,7 @@ def test_numbers_count_by_their_value() -> None:
     [
         with_row("look_up", prompt="What is owed?"),
         with_row("look_up", instructions="Be brief."),
-        with_row("look_up", model="openai:gpt-5"),
+        with_row("look_up", models=("openai:gpt-5",)),
         with_row("look_up", max_tokens=801),
         with_row("look_up", writes={"owed": ("facts",), "nothing": ("facts",)}),
         with_row("look_up", within=31),

@@ -58,9 +58,7 @@ def models_of(machine: AnyMachine) -> list[str]:
 
 def _models(machine: AnyMachine) -> Iterator[str]:
     for row in machine.table.values():
-        if isinstance(row, Row) and isinstance(row.state, ModelState):
-            yield row.state.model
-        elif isinstance(row, Row) and isinstance(row.state, CodeState):
+        if isinstance(row, Row) and isinstance(row.state, CodeState | ModelState):
             yield from row.state.models
 
 

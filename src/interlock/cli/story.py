@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,11 @@ class Deed:
     detail: str = ""
     began: int = 0
     failures: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)  # whom it passed over, and why
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.what, self.detail, _counted(self.failures)) if part)
+        last = " ".join(part for part in (self.what, self.detail, _counted(self.failures)) if part)
+        return "; fallback ".join([*self.before, last])
 
 
 @dataclass(slots=True)
@@ -203,7 +205,29 @@ def _counted(words: list[str]) -> str:
 
 
 def _model_called(deeds: dict[int, Deed], event: e.ModelCalled) -> None:
-    deeds.setdefault(event.effect, Deed(model_name(event.model))).began = event.at
+    name = model_name(event.model)
+    deed = deeds.setdefault(event.effect, Deed(name))
+    if not deed.began:
+        deed.before = [_passed_over(passed) for passed in event.passed]
+    elif deed.what != name:
+        deeds[event.effect] = deed = Deed(name, before=[str(deed)])
+    deed.began = event.at
+    _probing(deed, event)
+
+
+def _passed_over(passed: Mapping[str, Json]) -> str:
+    return f"{model_name(str(passed.get('name')))} {visible(passed.get('why'), 30)}"
+
+
+def _probing(deed: Deed, event: e.ModelCalled | e.ToolCalled) -> None:
+    if event.probe:
+        deed.failures.append("probe of its breaker")
+
+
+def _call_prevented(deeds: dict[int, Deed], event: e.CallPrevented) -> None:
+    first, *others = [_passed_over(passed) for passed in event.passed] or [visible(event.outcome, 30)]
+    deed = deeds.setdefault(event.effect, Deed(first))
+    deed.failures.extend([*others, "not called"] if not deed.began else ["not called again"])
 
 
 def _model_replied(deeds: dict[int, Deed], event: e.ModelReplied) -> None:
@@ -212,7 +236,9 @@ def _model_replied(deeds: dict[int, Deed], event: e.ModelReplied) -> None:
 
 
 def _tool_called(deeds: dict[int, Deed], event: e.ToolCalled) -> None:
-    deeds.setdefault(event.effect, Deed(call_text(event.tool, event.args))).began = event.at
+    deed = deeds.setdefault(event.effect, Deed(call_text(event.tool, event.args)))
+    deed.began = event.at
+    _probing(deed, event)
 
 
 def _tool_returned(deeds: dict[int, Deed], event: e.ToolReturned) -> None:
@@ -241,6 +267,7 @@ _DEEDS: dict[type[e.Event], Callable[[dict[int, Deed], Any], None]] = {
     e.ToolReturned: _tool_returned,
     e.AttemptFailed: _attempt_failed,
     e.MoveRefused: _move_refused,
+    e.CallPrevented: _call_prevented,
 }
 
 

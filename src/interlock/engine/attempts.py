@@ -32,6 +32,7 @@ from interlock.machine.servers import ServerTool
 from interlock.machine.tools import Call, Tool, Way
 from interlock.policy.accounts import Admission, Hold, hold_for_model, hold_for_tool
 from interlock.policy.approvals import Approver
+from interlock.policy.breaker import model_breaker, tool_breaker
 from interlock.policy.grants import tool_origin
 from interlock.policy.redaction import redacted
 
@@ -93,6 +94,19 @@ class Effect(Protocol):
         """Seconds that one attempt may take."""
         ...
 
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The breakers of what can do it, in the order in which they are tried; the effect is at one of them."""
+        ...
+
+    at: int
+    probing: int  # the number of its breaker's probe that the next attempt is; 0: none
+    passed: tuple[Mapping[str, Json], ...]
+
+    def turn_to(self, run: LiveRun, at: int) -> None:
+        """Have it done by another of the candidates."""
+        ...
+
     def hold(self, run: LiveRun) -> Hold | Admission: ...
     def intent(self, effect: int, attempt: int, hold: Hold, send_within_ms: int) -> ModelCalled | ToolCalled: ...
     async def perform(
@@ -103,21 +117,35 @@ class Effect(Protocol):
 
 
 class ModelEffect(Struct):
-    """Asking a model once."""
+    """Asking a model once: the first of `models` that takes the call. `model`, `request` and `price` are those of the
+    one that it is at."""
 
     model: Model
     request: ModelRequest
     price: Price
     digest: str
     bulk: Bulk  # the request's
+    models: tuple[str, ...]
     thread: str | None = None
     prompt: str | None = None
     way: str = Way.REPEAT
     unapproved: ClassVar[bool] = False
+    at: int = 0
+    probing: int = 0
+    passed: tuple[Mapping[str, Json], ...] = ()
 
     @property
     def name(self) -> str:
         return self.request.model
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return tuple([model_breaker(model) for model in self.models])
+
+    def turn_to(self, run: LiveRun, at: int) -> None:
+        name = self.models[at]
+        self.at, self.model, self.request = at, run.world.models.find(name), replace(self.request, model=name)
+        self.price = run.world.price_of(name, run.machine.prices)
 
     @property
     def timeout(self) -> float:
@@ -142,6 +170,8 @@ class ModelEffect(Struct):
             hold_nanousd=hold.nanousd,
             send_within_ms=send_within_ms,
             timeout_ms=int(self.timeout * 1000),
+            passed=self.passed,
+            probe=self.probing,
         )
 
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending) -> ModelReplied:
@@ -200,6 +230,9 @@ class ToolEffect(Struct):
     digest: str = ""
     approver: Approver | None = None  # who must say yes, when it isn't the tool that says so
     approval: int | None = None  # the wait in which somebody did
+    at: int = 0
+    probing: int = 0
+    passed: tuple[Mapping[str, Json], ...] = ()
 
     def __post_init__(self) -> None:
         self.digest = self.digest or fingerprint(["tool", self.tool.name, dict(self.args)])
@@ -222,6 +255,13 @@ class ToolEffect(Struct):
     def timeout(self) -> float:
         return self.tool.within
 
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return (tool_breaker(self.tool.name),)
+
+    def turn_to(self, run: LiveRun, at: int) -> None:
+        """There is no other."""
+
     def hold(self, run: LiveRun) -> Hold | Admission:
         return hold_for_tool(run.state, self.tool.nanousd_max)
 
@@ -238,6 +278,7 @@ class ToolEffect(Struct):
             send_within_ms=send_within_ms,
             timeout_ms=int(self.timeout * 1000),
             approval=self.approval,
+            probe=self.probing,
         )
 
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending) -> ToolReturned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from interlock.agent.model import Message, ModelRequest, Offer
 from interlock.agent.prices import Bulk, bulk_of
-from interlock.canonical import copied, fingerprint
+from interlock.canonical import Json, copied, fingerprint
 from interlock.engine import server_tools
 from interlock.engine.attempts import ModelEffect, ToolEffect
 from interlock.engine.desk import Desk
@@ -20,10 +20,10 @@ from interlock.engine.ending import Ended
 from interlock.engine.raised import RAISED, told
 from interlock.engine.record import RecordDraft, changes_of, fields_read
 from interlock.errors import BadInput, EffectFailed, FrozenValue, NotGranted
-from interlock.history.events import ModelReplied, ToolReturned
+from interlock.history.events import ModelCalled, ModelReplied, ToolReturned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.servers import ServerTool
-from interlock.machine.states import CodeState
+from interlock.machine.states import CodeState, model_names
 from interlock.machine.tools import Tool, explain
 from interlock.machine.turn import Reply, Turn
 from interlock.machine.window import WINDOW_BYTES
@@ -67,32 +67,40 @@ class CodeTurn(Turn[Any, Any]):
 
     async def model(
         self,
-        model: str,
+        model: str | Sequence[str],
         prompt: str,
         *,
         returns: Any = None,
         max_tokens: int | None = None,
         within: float | None = None,
     ) -> Any:
-        if model not in self._state.models:
-            raise NotGranted(f"state `{self._desk.run.state.state}` may not use model {model!r}: add it to its models=")
+        models = self._granted(model_names(model))
         whole = max_tokens is None or (type(max_tokens) is int and max_tokens >= 1)
         if not whole or (within is not None and not within > 0):
             takes = "max_tokens= in whole numbers from 1 up and within= above 0"
             raise BadInput(f"a model call takes {takes}, not {max_tokens}, {within}")
-        asked = self._state.max_tokens if max_tokens is None else min(max_tokens, self._state.max_tokens)
-        request = _request(model, prompt, returns, asked, within or self._state.within)
-        entry = await self._effects.carry_out(self._model_effect(model, request, prompt))
-        reply = entry.result
-        assert isinstance(reply, ModelReplied)
+        tokens = self._state.max_tokens if max_tokens is None else min(max_tokens, self._state.max_tokens)
+        request = _request(models[0], prompt, returns, tokens, within or self._state.within)
+        entry = await self._effects.carry_out(self._model_effect(models, request, prompt))
+        reply, call = entry.result, entry.intent
+        assert isinstance(reply, ModelReplied) and isinstance(call, ModelCalled)
         self.origins.add("model")
         value = None if returns is None else _structured(reply, returns)
-        return Reply(reply.text, value, model, reply.tokens_in, reply.tokens_out, reply.nanousd)
+        return Reply(reply.text, value, call.model, reply.tokens_in, reply.tokens_out, reply.nanousd)
 
-    def _model_effect(self, model: str, request: ModelRequest, prompt: str) -> ModelEffect:
+    def _granted(self, models: tuple[str, ...]) -> tuple[str, ...]:
+        for model in models:
+            if model not in self._state.models:
+                state = self._desk.run.state.state
+                raise NotGranted(f"state `{state}` may not use model {model!r}: add it to its models=")
+        if not models or len(set(models)) < len(models):
+            raise BadInput(f"a model call takes a model, or several different ones, not {list(models)!r}")
+        return models
+
+    def _model_effect(self, models: tuple[str, ...], request: ModelRequest, prompt: str) -> ModelEffect:
         desk = self._desk
-        digest = fingerprint(["model", model, prompt, [offer.schema for offer in request.offers]])
-        return model_effect(desk, request, bulk_of(request), digest, prompt=prompt)
+        digest = fingerprint(["model", asked(models), prompt, [offer.schema for offer in request.offers]])
+        return model_effect(desk, request, models, bulk_of(request), digest, prompt=prompt)
 
     async def call(self, tool: Tool[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
         if not any(granted.name == tool.name for granted in self._state.tools):
@@ -119,23 +127,35 @@ class CodeTurn(Turn[Any, Any]):
         return value
 
 
+def asked(models: tuple[str, ...]) -> Json:
+    """Whom an effect asks, as a part of what it is."""
+    return models[0] if len(models) == 1 else list(models)
+
+
 def model_effect(
-    desk: Desk, request: ModelRequest, bulk: Bulk, digest: str, *, window: int = WINDOW_BYTES, **more: Any
+    desk: Desk,
+    request: ModelRequest,
+    models: tuple[str, ...],
+    bulk: Bulk,
+    digest: str,
+    *,
+    window: int = WINDOW_BYTES,
+    **more: Any,
 ) -> ModelEffect:
-    """An effect that asks the model a request names (or the one that replaces it), at its price. `bulk`: the request's;
-    `window`: the most that it may be.
+    """An effect that asks the first of `models` that is available (or the one that replaces them all), at its price.
+    `request`: to the first of them; `bulk`: the request's; `window`: the most that it may be.
 
     Raises `EffectFailed` for a request over the window, `UnknownPrice`, `UnknownModel`.
     """
     world, machine = desk.world, desk.run.machine
-    name = world.model or request.model
-    if name != request.model:
-        request = replace(request, model=name)
+    if world.model is not None:
+        models, request = (world.model,), replace(request, model=world.model)
+    name = models[0]
     price = world.price_of(name, machine.prices)
     if bulk.tokens_max > window:
         why = f"{bulk.tokens_max} bytes would be sent, the window holds {window}"
         raise EffectFailed(EngineOutcome.OVERFLOW, why)
-    return ModelEffect(world.models.find(name), request, price, digest, bulk, **more)
+    return ModelEffect(world.models.find(name), request, price, digest, bulk, models, **more)
 
 
 def _request(model: str, prompt: str, returns: Any, max_tokens: int, within: float) -> ModelRequest:

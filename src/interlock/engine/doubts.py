@@ -25,6 +25,7 @@ PROBES_MAX = 3
 async def clear(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     """Clear the doubt about an effect's last attempt, or answer True: it is cleared by doing it again under its key."""
     intent = entry.intent
+    assert isinstance(intent, ToolCalled)  # a doubt has an intent
     settled_at = intent.send_before + intent.timeout_ms + int(desk.world.timing.grace * 1000)
     await desk.until(settled_at, "doubt", entry.effect)
     if effect.way == Way.KEY and _key_holds(desk, effect, entry):

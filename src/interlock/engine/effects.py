@@ -1,6 +1,7 @@
 """Effects: once for all kinds, how one is permitted, intended, performed, settled, retried, and had again.
 
-    ask the journal > permit (hold) > commit the intent > perform > record the result     else: failed > doubt, retry
+    ask the journal > permit (breaker, hold) > commit the intent > perform > record the result
+                                                                            else: failed > doubt, retry, fallback
 
 The loop of `carry_out` reads the effect's journal entry and does what is missing, so a first entry into a turn and
 one after a crash take the same path.
@@ -10,16 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from interlock.canonical import Json
-from interlock.engine import approvals, doubts
+from interlock.engine import approvals, doubts, fallbacks
 from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect, unsent
 from interlock.engine.desk import Desk
 from interlock.engine.journal import Entry, Result
 from interlock.engine.live_run import Interrupted, leave_evidence
 from interlock.errors import EffectFailed, StaleLease, StoreError
-from interlock.history.events import AttemptFailed, DoubtCleared, ToolCalled, WaitOpened, Warned
+from interlock.history.events import AttemptFailed, CallPrevented, DoubtCleared, ToolCalled, WaitOpened, Warned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
@@ -65,6 +66,8 @@ class Effects:
                 await self.desk.replayed()
         elif entry.result is not None:
             return entry
+        elif entry.prevented is not None:
+            raise EffectFailed(entry.prevented.outcome, entry.prevented.why)
         number = self.run.next_effect() if entry is None else entry.effect
         try:
             self.desk.at_work.add(number)
@@ -83,7 +86,7 @@ class Effects:
             if not entry.begun:
                 await self._begin_approved(effect, entry)
             elif entry.under_way:
-                self._lose(entry)
+                self._lose(entry, effect)
             elif await self._may_try_again(effect, entry):
                 await self._try(effect, entry.effect, entry.intent.attempt + 1)
         return entry
@@ -102,14 +105,18 @@ class Effects:
             assert isinstance(effect, ToolEffect)  # only tools are ever in doubt
             return await doubts.clear(self.desk, effect, entry)
         if failure.final:
-            spent = 1 < self.run.machine.limits.attempts <= entry.intent.attempt
-            outcome = _OUTCOME_OF_FAILURE.get(failure.kind)
-            if spent and outcome != EngineOutcome.DENIED:
-                outcome = None
-            raise EffectFailed(outcome or EngineOutcome.RETRIES_SPENT, failure.message)
+            raise EffectFailed(self._outcome(entry, failure), failure.message)
         if failure.retry_at is not None:
             await self.desk.until(failure.retry_at, "retry", entry.effect)
         return True
+
+    def _outcome(self, entry: Entry, failure: AttemptFailed) -> str:
+        """What an effect's last failure makes of its turn."""
+        if any(tried.kind in fallbacks.REFUSING for tried in entry.tried):
+            return EngineOutcome.UNAVAILABLE  # also where retries are spent at another
+        outcome = _OUTCOME_OF_FAILURE.get(failure.kind, EngineOutcome.RETRIES_SPENT)
+        spent = 1 < self.run.machine.limits.attempts <= entry.tries
+        return EngineOutcome.RETRIES_SPENT if spent and outcome == EngineOutcome.ERROR else outcome
 
     # -- permit -----------------------------------------------------------------------------------------------------
 
@@ -117,6 +124,8 @@ class Effects:
         """The hold of an attempt that nothing stands in the way of; that is mostly so. None: see `_permit`."""
         desk, state = self.desk, self.run.state
         if desk.parking or desk.leaving or state.doubts or state.open or warned(state) or effect.unapproved:
+            return None
+        if self.world.breakers.troubled:
             return None
         hold = effect.hold(self.run)
         return hold if isinstance(hold, Hold) else None
@@ -136,15 +145,52 @@ class Effects:
                 await self._clear_others(effect.name, number)
             if isinstance(effect, ToolEffect) and effect.unapproved:
                 await approvals.seek(self.desk, effect, number)
+            chosen = self._choose(effect, number)
             hold = effect.hold(self.run)
             if isinstance(hold, Hold):
-                return hold
-            if hold == Admission.HELD:
+                if not chosen.probes:
+                    return hold
+                await self._ask_for_probe(effect)
+            elif hold == Admission.HELD:
                 await self.desk.settlement()
             elif hold == Admission.CALLS:
                 raise EffectFailed(EngineOutcome.LIMIT_REACHED, "the run's calls are used up")
             else:
                 raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{effect.name} doesn't fit what the account has left")
+
+    def _choose(self, effect: Effect, number: int) -> fallbacks.Chosen:
+        """Turn the effect to who does its next attempt. Raises `EffectFailed` when nobody can."""
+        breakers, entry = self.world.breakers, self.desk.journal.entries.get(number)
+        chosen = fallbacks.choose(effect, entry, breakers.troubled, self.run.now)
+        if isinstance(chosen, fallbacks.Prevented):
+            breakers.look(self.world.store)  # a breaker may have been closed since we last heard of it
+            chosen = fallbacks.choose(effect, entry, breakers.troubled, self.run.now)
+        if isinstance(chosen, fallbacks.Prevented):
+            self._prevent(effect, number, entry, chosen)
+        if chosen.at != effect.at:
+            effect.turn_to(self.run, chosen.at)
+            effect.probing = 0
+        effect.passed = chosen.passed
+        return chosen
+
+    def _prevent(self, effect: Effect, number: int, entry: Entry | None, prevented: fallbacks.Prevented) -> NoReturn:
+        attempt = 1 if entry is None else entry.intent.attempt + 1
+        outcome, why = prevented.outcome, prevented.why[:500]
+        self.desk.add(
+            CallPrevented(
+                effect=number,
+                digest=effect.digest,
+                attempt=attempt,
+                outcome=outcome,
+                passed=prevented.passed,
+                why=why,
+            )
+        )
+        raise EffectFailed(outcome, why)
+
+    async def _ask_for_probe(self, effect: Effect) -> None:
+        name, by = effect.candidates[effect.at], f"run {self.run.id}"
+        effect.probing = await self.world.breakers.ask_for_probe(self.world.committer, name, self.run.now, by)
 
     async def _hand_over(self) -> None:
         if ended_by_warning(self.run.state):
@@ -166,7 +212,8 @@ class Effects:
     async def _try(self, effect: Effect, number: int, attempt: int) -> Entry:
         if attempt > 1 and isinstance(effect, ToolEffect):
             approvals.cover(effect, self.desk.journal.entries.get(number))
-        hold = self._permitted(effect) or await self._permit(effect, number)
+        # What failed before may have to be done by another.
+        hold = (self._permitted(effect) if attempt == 1 else None) or await self._permit(effect, number)
         self.desk.begin()
         try:
             clock, window = self.world.clock, self.world.timing.send_window
@@ -175,6 +222,7 @@ class Effects:
                 reason = "done again under its key"
                 self.desk.add(DoubtCleared(effect=number, way=Way.KEY, happened=False, reason=reason))
             self.desk.add(effect.intent(number, attempt, hold, int(window * 1000)))
+            effect.probing = 0
             entry = self.desk.journal.entries[number]
             await self.run.durable()
             await self._perform(effect, entry, hold, sending)
@@ -192,19 +240,27 @@ class Effects:
                 result = await effect.perform(self.run, entry.effect, entry.intent.attempt, hold, sending)
         except TimeoutError:
             late = AttemptError("timeout", f"no answer within {effect.timeout:g} s", True)
-            self._record_failure(entry, hold.tokens, hold.nanousd, unsent() if sending.give_up() else late)
+            self._record_failure(entry, effect, hold.tokens, hold.nanousd, unsent() if sending.give_up() else late)
         except AttemptError as failed:
-            self._record_failure(entry, hold.tokens, hold.nanousd, failed)
+            self._record_failure(entry, effect, hold.tokens, hold.nanousd, failed)
         except asyncio.CancelledError:
             given_up = AttemptError("cancelled", "the handler didn't wait for it", True)
             never_sent = sending.give_up()
+            if self.desk.leaving and not never_sent and self._took_its_time(entry):
+                self._report(entry, AttemptError("timeout", "its turn's time passed", True))
             if not self.desk.closed and (never_sent or not self.desk.leaving):  # else it is abandoned with its turn
-                self._record_failure(entry, hold.tokens, hold.nanousd, unsent() if never_sent else given_up)
+                self._record_failure(entry, effect, hold.tokens, hold.nanousd, unsent() if never_sent else given_up)
             raise
         else:
+            self._report(entry)
             self._take(result)
         for overrun in overruns(self.run.state, entry.effect):
             self.desk.add(overrun)
+
+    def _took_its_time(self, entry: Entry) -> bool:
+        """Whether an attempt that its turn cuts off had about all the time it may take: a provider that hangs."""
+        intent = entry.intent
+        return not isinstance(intent, CallPrevented) and self.run.now - intent.at >= 0.9 * intent.timeout_ms
 
     def _take(self, result: Result) -> None:
         if self.desk.closed:  # it came in spite of its cancellation, after its turn
@@ -216,17 +272,31 @@ class Effects:
         self.desk.add(result)
         self.run.soon()
 
-    def _lose(self, entry: Entry) -> None:
+    def _lose(self, entry: Entry, effect: Effect | None = None) -> None:
         """The attempt's worker is gone, and with it the result: its worst case is charged until more is known."""
         held = self.run.state.open.get(str(entry.effect), [0, "", "", 0, 0, 0])
-        self._record_failure(entry, held[3], held[4], AttemptError("lost", "its worker went away", True))
+        lost = AttemptError("lost", "its worker went away", True)
+        self._record_failure(entry, effect, held[3], held[4], lost)
 
-    def _record_failure(self, entry: Entry, tokens: int, nanousd: int, failed: AttemptError) -> None:
+    def _report(self, entry: Entry, failed: AttemptError | None = None) -> None:
+        """Tell the breaker that an attempt passed how it went."""
+        breakers, committer, intent = self.world.breakers, self.world.committer, entry.intent
+        assert not isinstance(intent, CallPrevented)  # an attempt has an intent
+        if failed is None:
+            breakers.answered(committer, intent, self.run.now)
+        else:
+            breakers.failed(committer, intent, failed.kind, failed.message, self.run.now)
+
+    def _record_failure(
+        self, entry: Entry, effect: Effect | None, tokens: int, nanousd: int, failed: AttemptError
+    ) -> None:
         doubt = failed.happened is None and getattr(entry.intent, "way", Way.REPEAT) != Way.REPEAT
-        last = entry.intent.attempt >= self.run.machine.limits.attempts
+        last = entry.tries >= self.run.machine.limits.attempts
         bearable = failed.retry_after is None or failed.retry_after <= RETRY_AFTER_MAX  # and no NaN
         again = failed.retry and not last and bearable
-        delay = delay_seconds(entry.intent.attempt, self.world.chance, failed.retry_after)
+        delay = delay_seconds(entry.tries, self.world.chance, failed.retry_after)
+        final = not again and (effect is None or not fallbacks.others_left(effect, entry, failed))
+        self._report(entry, failed)
         self.desk.add(
             AttemptFailed(
                 effect=entry.effect,
@@ -238,7 +308,7 @@ class Effects:
                 tokens=tokens if failed.billed else 0,
                 nanousd=nanousd if failed.billed else 0,
                 retry_at=self.run.now + int(delay * 1000) if again else None,
-                final=not again,
+                final=final,
             )
         )
         self.run.soon()

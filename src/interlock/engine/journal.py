@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from interlock.history.events import (
     AttemptFailed,
+    CallPrevented,
     DoubtCleared,
     Event,
     ModelCalled,
@@ -30,11 +31,20 @@ Intent = ModelCalled | ToolCalled
 Result = ModelReplied | ToolReturned
 
 
+class Tried(Struct, frozen=True):
+    """One failed attempt at a model. `over`: that one isn't asked again by this effect."""
+
+    model: str
+    kind: str
+    message: str
+    over: bool
+
+
 class Entry(Struct):
-    """What is known of one effect: its last intent, its result if it has one, its last failure."""
+    """What is known of one effect: its last intent (or why it has none), its result if it has one, its last failure."""
 
     effect: int
-    intent: Intent
+    intent: Intent | CallPrevented
     seq: int = 0
     first_at: int = 0
     result: Result | None = None
@@ -43,6 +53,8 @@ class Entry(Struct):
     cleared: DoubtCleared | None = None  # of the last attempt
     refused: bool = False  # its reply was no legal move, and the model was told
     left_behind: bool = False  # it belongs to an earlier turn, which left it in doubt
+    tried: tuple[Tried, ...] = ()  # failed attempts at models, oldest first
+    prevented: CallPrevented | None = None  # no further attempt, because nothing was available
 
     @property
     def begun(self) -> bool:
@@ -52,7 +64,14 @@ class Entry(Struct):
     @property
     def under_way(self) -> bool:
         """Its last attempt has an intent and nothing after it."""
-        return self.result is None and self.failure is None and self.begun
+        return self.result is None and self.failure is None and self.prevented is None and self.begun
+
+    @property
+    def tries(self) -> int:
+        """How many attempts were made at the model or tool of the last one, it included."""
+        if isinstance(self.intent, ModelCalled):
+            return self.under_way + sum(tried.model == self.intent.model for tried in self.tried)
+        return self.intent.attempt
 
 
 class Journal:
@@ -80,9 +99,11 @@ class Journal:
                 entry = self.entries[event.effect]
                 entry.result, entry.result_seq = event, seq
             case AttemptFailed() if event.effect in self.entries:
-                self.entries[event.effect].failure = event
+                self._failed(self.entries[event.effect], event)
             case DoubtCleared() if event.effect in self.entries:
                 self._cleared(seq, self.entries[event.effect], event)
+            case CallPrevented():
+                self._prevented(seq, event)
             case MoveRefused() if event.effect in self.entries:
                 self.entries[event.effect].refused = True
             case ValueNoted():
@@ -100,6 +121,25 @@ class Journal:
                 opened, at, _ = self.waits[event.wait]
                 self.waits[event.wait] = (opened, at, event)
 
+    def _failed(self, entry: Entry, event: AttemptFailed) -> None:
+        entry.failure = event
+        if isinstance(entry.intent, ModelCalled):
+            tried = Tried(entry.intent.model, event.kind, event.message, over=event.retry_at is None)
+            entry.tried = (*entry.tried, tried)
+
+    def _prevented(self, seq: int, event: CallPrevented) -> None:
+        entry = self.entries.get(event.effect)
+        if entry is not None:
+            entry.prevented = event
+        elif event.attempt == 1:  # else it says why an earlier turn's effect wasn't done again: no handler asks for it
+            self._enter(Entry(event.effect, event, seq, event.at, prevented=event))
+
+    def _enter(self, entry: Entry) -> Entry:
+        self.entries[entry.effect] = entry
+        self._by_digest.setdefault(entry.intent.digest, []).append(entry)
+        self._unasked += self._replaying  # what is added later was asked for when it was added
+        return entry
+
     def _cleared(self, seq: int, entry: Entry, event: DoubtCleared) -> None:
         entry.cleared = event
         if event.happened:  # what it returned stands in this event, under the same name as in a result
@@ -111,9 +151,7 @@ class Journal:
         if entry is None and event.attempt > 1:  # an earlier turn's effect, done again here: no handler asks for it
             entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at, left_behind=True)
         elif entry is None:
-            entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at)
-            self._by_digest.setdefault(event.digest, []).append(entry)
-            self._unasked += self._replaying  # what is added later was asked for when it was added
+            entry = self._enter(Entry(event.effect, event, seq, event.at))
         entry.first_at = entry.first_at or event.at
         entry.intent, entry.seq, entry.failure, entry.cleared = event, seq, None, None
 
@@ -122,9 +160,7 @@ class Journal:
         assert event.effect is not None and event.digest is not None  # of every wait for an approval
         tool, args = str(event.call["tool"]), event.call["args"]
         intent = ToolCalled(effect=event.effect, digest=event.digest, attempt=0, tool=tool, way="", args=args)
-        self.entries[event.effect] = Entry(event.effect, intent)
-        self._by_digest.setdefault(event.digest, []).append(self.entries[event.effect])
-        self._unasked += self._replaying
+        self._enter(Entry(event.effect, intent))
 
     def ask(self, digest: str) -> Entry | None:
         """The recorded effect that answers this request, if the turn asked for it before."""

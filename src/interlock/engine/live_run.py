@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from interlock.canonical import Json, decode, encode
 from interlock.engine.alarms import Alarms
+from interlock.engine.breakers import guard_of
 from interlock.engine.conversation import Conversation
 from interlock.engine.rounds import Rounds
 from interlock.engine.world import World
@@ -46,6 +47,7 @@ from interlock.store.protocol import (
     Commit,
     Committed,
     Failed,
+    Guard,
     InboxItem,
     Lease,
     Leave,
@@ -62,7 +64,7 @@ RESUBMISSIONS_MAX = 6
 
 class Interrupted(InterlockError):
     """The store refused a commit: somebody paused or cancelled the run, closed a wait first, or left evidence
-    before its end. Read the mail."""
+    before its end: read the mail. Or a breaker is open: look which."""
 
 
 class Write(Struct, frozen=True, gc=False):
@@ -134,6 +136,7 @@ class LiveRun:
         self._opens: dict[int, Wait] = {}
         self._closes: list[tuple[int, str]] = []
         self._takes: list[str] = []
+        self._guards: list[Guard] = []
         self._begins = self._ends = False
 
     # -- facts ------------------------------------------------------------------------------------------------------
@@ -185,6 +188,7 @@ class LiveRun:
 
     def _begin(self, seq: int, event: ModelCalled | ToolCalled) -> None:
         self._begins = True
+        self._guards.append(guard_of(event, self.world.timing.grace))
 
     def _open_wait(self, seq: int, event: WaitOpened) -> None:
         self._opens[event.wait] = Wait(
@@ -374,6 +378,7 @@ class LiveRun:
             begins=self._begins,
             ends=self._ends,
             release=release,
+            guards=tuple(self._guards),
         )
         state.moved = []
         self._unsaved = self._draft

@@ -13,7 +13,7 @@ from interlock.agent.prices import Bulk, bulk_of_frame
 from interlock.canonical import Json, fingerprint
 from interlock.engine import server_tools
 from interlock.engine.attempts import ToolEffect
-from interlock.engine.code_turn import model_effect
+from interlock.engine.code_turn import asked, model_effect
 from interlock.engine.conversation import Conversation
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
@@ -102,7 +102,7 @@ class _ModelTurn:
 
     async def _ask(self, talk: Conversation, prompt: str | None) -> Entry:
         request = ModelRequest(
-            model=self.state.model,
+            model=self.state.models[0],
             messages=tuple(talk.messages),
             instructions=self.state.instructions,
             offers=self.offers,
@@ -111,12 +111,14 @@ class _ModelTurn:
             timeout=self.state.within,
         )
         start = talk.seqs[1] if len(talk.seqs) > 1 else 0
-        digest = fingerprint(["model", self.state.model, prompt, start])
+        digest = fingerprint(["model", asked(self.state.models), prompt, start])
         if self.state.has_servers and not self.desk.journal.answers(digest):
             await server_tools.unchanged(self.desk, self.state.tools)
         self.run.talking = self.thread
-        bulk, window = self.frame + talk.bulk, self.state.window.bytes
-        effect = model_effect(self.desk, request, bulk, digest, window=window, thread=self.thread, prompt=prompt)
+        bulk, models, window = self.frame + talk.bulk, self.state.models, self.state.window.bytes
+        effect = model_effect(
+            self.desk, request, models, bulk, digest, window=window, thread=self.thread, prompt=prompt
+        )
         return await self.effects.carry_out(effect)
 
     def _refuse(self, entry: Entry, why: str, told: str) -> None:

@@ -1,8 +1,8 @@
 """Salvage: after a refused commit, take the run as the store has it and add again what is still true of the draft.
 
-Refused because of unread mail (`halt`): everything but the intents, which have not started, and the run's end,
-which the turn, entered again, comes to from its journal. Refused because a wait was closed by somebody else: only
-results; what followed from closing it falls away.
+Refused because of unread mail (`halt`) or a `breaker`: everything but the intents, which have not started, and the
+run's end, which the turn, entered again, comes to from its journal. Refused because a wait was closed by somebody
+else: only results; what followed from closing it falls away.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _RESULTS = (
     e.ModelReplied,
     e.ToolReturned,
     e.AttemptFailed,
+    e.CallPrevented,
     e.DoubtCleared,
     e.EvidenceRecorded,
     e.Overrun,
@@ -35,6 +36,8 @@ _INTENTS = (e.ModelCalled, e.ToolCalled)
 
 async def reload(run: LiveRun, why: str) -> None:
     """Start again from the store, with what was paid for; it is committed at once."""
+    if why == "breaker":  # it was opened since we last heard of it
+        run.world.breakers.look(run.world.store)
     drafted = run.drafted()
     run.reload(run.world.store.snapshot(run.number))
     moved: dict[int, int] = {}

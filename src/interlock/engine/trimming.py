@@ -102,7 +102,7 @@ async def _summary(
 ) -> tuple[str, str]:
     """What the model makes of it, or nothing and why."""
     request = ModelRequest(
-        model=state.model,
+        model=state.models[0],
         messages=(Message("user", ""),),
         instructions=SUMMARISE,
         max_tokens=state.window.summary_tokens,
@@ -119,7 +119,7 @@ async def _summary(
     )
     digest, bulk = _digest(before.seqs[at]), bulk_of(request)
     try:
-        entry = await carry_out(model_effect(desk, request, bulk, digest, window=state.window.bytes))
+        entry = await carry_out(model_effect(desk, request, state.models, bulk, digest, window=state.window.bytes))
     except EffectFailed as failed:
         if failed.outcome not in _NOT_FATAL:
             raise

@@ -16,6 +16,7 @@ from interlock.agent.mcp import Connections
 from interlock.agent.model import Models
 from interlock.agent.servers import Servers
 from interlock.clock import Clock
+from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Committer
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
@@ -52,6 +53,7 @@ class World:
     model: str | None = None
     estimates: Estimates = field(default_factory=Estimates)
     servers: Servers = field(default_factory=Connections)
+    breakers: Breakers = field(default_factory=Breakers)
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

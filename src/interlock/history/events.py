@@ -74,7 +74,9 @@ class RunStarted(Event, frozen=True, kw_only=True):
 
 class ModelCalled(Event, frozen=True, kw_only=True):
     """The intent of one attempt at a model call, with what is held for it. `prompt` is what was added to the
-    conversation by this call (None: nothing; the conversation so far is sent again)."""
+    conversation by this call (None: nothing; the conversation so far is sent again). `passed`: models that go before
+    this one and weren't asked, each with why (quota, auth, retries_spent, open). `probe`: the number of the probe of
+    its breaker that this call is; 0: none."""
 
     effect: int
     digest: str
@@ -88,6 +90,8 @@ class ModelCalled(Event, frozen=True, kw_only=True):
     hold_nanousd: int
     send_within_ms: int = 5_000
     timeout_ms: int = 60_000
+    passed: tuple[Mapping[str, Json], ...] = ()  # {"name", "why", "reason", "until"}
+    probe: int = 0
 
     @property
     def send_before(self) -> int:
@@ -125,7 +129,7 @@ class ModelReplied(Event, frozen=True, kw_only=True):
 
 class ToolCalled(Event, frozen=True, kw_only=True):
     """The intent of one attempt at a tool call. `answers` is the id of the model's call it carries out. The key it
-    is sent under is `<run id>-<effect>`."""
+    is sent under is `<run id>-<effect>`. `probe`: as of a model's call."""
 
     effect: int
     digest: str
@@ -138,6 +142,7 @@ class ToolCalled(Event, frozen=True, kw_only=True):
     send_within_ms: int = 5_000
     timeout_ms: int = 30_000
     approval: int | None = None  # the wait in which a person approved this effect; its first attempt uses it up
+    probe: int = 0
 
     @property
     def send_before(self) -> int:
@@ -167,6 +172,18 @@ class AttemptFailed(Event, frozen=True, kw_only=True):
     nanousd: int = 0
     retry_at: int | None = None
     final: bool = False  # no further attempt: the effect itself failed
+
+
+class CallPrevented(Event, frozen=True, kw_only=True):
+    """Attempt `attempt` of an effect was not made, nor will another be: whatever could have done it was passed over,
+    each for a reason (as in `ModelCalled`). The turn is told `outcome`."""
+
+    effect: int
+    digest: str
+    attempt: int = 1
+    outcome: str
+    passed: tuple[Mapping[str, Json], ...]
+    why: str = ""
 
 
 class DoubtCleared(Event, frozen=True, kw_only=True):

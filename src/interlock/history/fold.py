@@ -247,6 +247,11 @@ def _attempt_failed(run: RunState, seq: int, event: e.AttemptFailed) -> None:
         run.doubts[str(event.effect)] = entry
 
 
+def _call_prevented(run: RunState, seq: int, event: e.CallPrevented) -> None:
+    if event.effect > run.effects:
+        run.effects = event.effect
+
+
 def _doubt_cleared(run: RunState, seq: int, event: e.DoubtCleared) -> None:
     entry = run.doubts.pop(str(event.effect), None)
     if event.happened and entry is not None:
@@ -366,6 +371,7 @@ _APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
     e.ToolCalled: _tool_called,
     e.ToolReturned: _tool_returned,
     e.AttemptFailed: _attempt_failed,
+    e.CallPrevented: _call_prevented,
     e.DoubtCleared: _doubt_cleared,
     e.EvidenceRecorded: _evidence_recorded,
     e.ToolPinned: _tool_pinned,

@@ -34,6 +34,8 @@ EFFECT: Moves = (
     ("under way", "tool_returned", "done"),
     ("under way", "attempt_failed", "failed"),
     ("under way", "attempt_failed", "in doubt"),
+    ("", "call_prevented", "failed"),
+    ("failed", "call_prevented", "failed"),
     ("failed", "model_called", "under way"),
     ("failed", "tool_called", "under way"),
     ("in doubt", "doubt_cleared", "done"),

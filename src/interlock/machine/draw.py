@@ -93,7 +93,7 @@ def _title(name: str, row: Row[Any, Any] | Final) -> str:
 
 def _does(state: State[Any, Any, Any]) -> str:
     if isinstance(state, ModelState):
-        return f"model {state.model}"
+        return f"model {', else '.join(state.models)}"
     if isinstance(state, UseState):
         return f"use {state.tool.name}"
     if isinstance(state, AskState):

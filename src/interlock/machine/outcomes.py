@@ -11,7 +11,7 @@ class EngineOutcome(StrEnum):
 
     TIMEOUT = "timeout"  # the state's `within` passed
     RETRIES_SPENT = "retries_spent"  # every allowed attempt of an effect failed
-    UNAVAILABLE = "unavailable"  # the provider took no call: key refused, quota used up
+    UNAVAILABLE = "unavailable"  # nobody took the call: breaker open, key refused, quota used up
     LIMIT_REACHED = "limit_reached"  # turns, visits, calls or active seconds are used up
     BUDGET_SPENT = "budget_spent"  # tokens or money are used up
     DENIED = "denied"  # a person said no to a call, or a server's tool is another than the run knows

@@ -52,6 +52,4 @@ def _unpriced(machine: AnyDefinition, price_of: PriceOf) -> Iterator[Finding]:
 
 
 def _models(row: Row[Any, Any]) -> tuple[str, ...]:
-    if isinstance(row.state, ModelState):
-        return (row.state.model,)
-    return row.state.models if isinstance(row.state, CodeState) else ()
+    return row.state.models if isinstance(row.state, CodeState | ModelState) else ()

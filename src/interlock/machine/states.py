@@ -125,7 +125,7 @@ class ModelState(State[str, Any, Any]):
     """A model chooses: one of the declared outcomes with the fields it must write, or calls of granted tools."""
 
     prompt: Prompt
-    model: str
+    models: tuple[str, ...]  # the first that takes the call
     instructions: str = ""
     tools: tuple[Tool[Any, Any, Any], ...] = ()
     writes: Mapping[str, tuple[str, ...]]
@@ -260,7 +260,7 @@ def state(
 def model_state(
     prompt: Prompt,
     *,
-    model: str,
+    model: str | Sequence[str],
     writes: Mapping[str, Sequence[str]],
     tools: Sequence[Tool[Any, Any, Any]] = (),
     instructions: str = "",
@@ -275,6 +275,7 @@ def model_state(
     granted tools, nothing else.
 
     prompt   text with `{field}` placeholders, or a function of the record
+    model    its name, or several in order: the first choice, then those that are asked when it is unavailable
     calls    tool calls one reply may make; their results end the turn `called`
     thread   a conversation shared by name; without it, it lives while the state leads to itself
     window   how much of the conversation is sent, and what becomes of the rest
@@ -282,7 +283,7 @@ def model_state(
     """
     return ModelState(
         prompt=prompt,
-        model=model,
+        models=model_names(model),
         instructions=instructions,
         tools=tuple(tools),
         writes={outcome: tuple(names) for outcome, names in writes.items()},
@@ -294,6 +295,11 @@ def model_state(
         window=window or Window(),
         source=caller(),
     )
+
+
+def model_names(model: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as several."""
+    return (model,) if isinstance(model, str) else tuple(model)
 
 
 def use(

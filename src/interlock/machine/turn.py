@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, overload
@@ -22,7 +23,8 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[V]):
-    """What a model answered. `value` is the structured output when `returns=` was given. Money in nano-dollars."""
+    """What a model answered, and which. `value` is the structured output when `returns=` was given. Money in
+    nano-dollars."""
 
     text: str
     value: V
@@ -62,12 +64,17 @@ class Turn(ABC, Generic[R, D]):
 
     @overload
     async def model(
-        self, model: str, prompt: str, *, max_tokens: int | None = None, within: float | None = None
+        self,
+        model: str | Sequence[str],
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        within: float | None = None,
     ) -> Reply[None]: ...
     @overload
     async def model(
         self,
-        model: str,
+        model: str | Sequence[str],
         prompt: str,
         *,
         returns: type[M],
@@ -77,14 +84,16 @@ class Turn(ABC, Generic[R, D]):
     @abstractmethod
     async def model(
         self,
-        model: str,
+        model: str | Sequence[str],
         prompt: str,
         *,
         returns: Any = None,
         max_tokens: int | None = None,
         within: float | None = None,
     ) -> Any:
-        """Ask a granted model once. `returns=` asks for that pydantic model as `reply.value`."""
+        """Ask a granted model once. Of several, in order, the first that is available: a model is passed over while its
+        breaker is open, and when it refuses the key, its quota is used up or its attempts are spent; `reply.model` is
+        the one that answered. `returns=` asks for that pydantic model as `reply.value`."""
 
     @abstractmethod
     async def call(self, tool: Tool[Any, P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -95,7 +95,7 @@ def _state_content(state: State[Any, Any, Any]) -> list[Json]:
             state.writes,
         ]
     if isinstance(state, ModelState):
-        said = [_prompt(state.prompt), state.instructions, state.model, state.thread]
+        said = [_prompt(state.prompt), state.instructions, state.models, state.thread]
         window = [state.window.bytes, state.window.over, state.window.pin, state.window.summary_tokens]
         bounds = [state.max_tokens, state.calls, window]
         return [*own, *said, *bounds, [tool.name for tool in state.tools], state.reads, dict(state.writes)]

@@ -2,8 +2,9 @@
 
 Two steps. What the heaviest turn of each state uses follows from its grants: a model state asks its model once and once
 more for each illegal move (and before that for a summary, where its window takes one), then makes its tool calls; a
-code state spends all its effects on the dearest thing it may use; every effect takes all its attempts; a model call
-sends a full window. Questions to people cost nothing and count no turn, so they are passed through.
+code state spends all its effects on the dearest thing it may use; every effect takes all its attempts, at each of its
+models; a model call sends a full window. Questions to people cost nothing and count no turn, so they are passed
+through.
 
 Then, for each dimension, the heaviest walk of at most `limits.turns` turns. Without `visits` that is exact: after k
 turns the best way to be in a state is the best way to be in one before it after k - 1. With `visits` it is a bound that
@@ -13,7 +14,7 @@ heaviest states as often as each may be visited, in whatever order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
@@ -220,11 +221,11 @@ def _effects(machine: AnyDefinition, state: State[Any, Any, Any], price_of: Pric
     if isinstance(state, UseState):
         return _tool_attempt([state.tool])
     if isinstance(state, ModelState):
-        asked = _model_attempt([state.model], state.max_tokens, price_of, tokens_in)
+        asked = _model_attempts(state.models, state.max_tokens, price_of, tokens_in)
         called = _times(_tool_attempt(state.tools), state.calls)
         return _times(asked, 1 + machine.limits.illegal_moves) + called + _summary(state, price_of, tokens_in)
     if isinstance(state, CodeState) and state.is_async:
-        model = _model_attempt(state.models, state.max_tokens, price_of, tokens_in)
+        model = _model_attempts(state.models, state.max_tokens, price_of, tokens_in)
         return _times(_greater(model, _tool_attempt(state.tools)), state.calls)
     return Amounts()
 
@@ -232,12 +233,13 @@ def _effects(machine: AnyDefinition, state: State[Any, Any, Any], price_of: Pric
 def _summary(state: ModelState, price_of: PriceOf, tokens_in: int) -> Amounts:
     if state.window.over != "summarise":
         return Amounts()
-    return _model_attempt([state.model], state.window.summary_tokens, price_of, tokens_in)
+    return _model_attempts(state.models, state.window.summary_tokens, price_of, tokens_in)
 
 
-def _model_attempt(models: Iterable[str], max_tokens: int, price_of: PriceOf, tokens_in: int) -> Amounts:
-    costs = [price_of(model).cost_max(tokens_in, max_tokens) for model in models]
-    return Amounts(calls=1, tokens=tokens_in + max_tokens, nanousd=max(costs)) if costs else Amounts()
+def _model_attempts(models: Sequence[str], max_tokens: int, price_of: PriceOf, tokens_in: int) -> Amounts:
+    """One attempt at each: when one fails for good, the next is asked."""
+    cost = sum(price_of(model).cost_max(tokens_in, max_tokens) for model in models)
+    return Amounts(calls=len(models), tokens=len(models) * (tokens_in + max_tokens), nanousd=cost)
 
 
 def _tool_attempt(tools: Iterable[Tool[Any, Any, Any]]) -> Amounts:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from interlock.canonical import Json
 from interlock.errors import Finding
 from interlock.machine.limits import Amounts
+from interlock.policy.breaker import Breaker, Change, Terms
 
 # -- rows -------------------------------------------------------------------------------------------------------------
 
@@ -209,11 +210,12 @@ class Beat(Struct, frozen=True, gc=False):
 
 class Beaten(Struct, frozen=True, gc=False):
     """`beats` of the other workers that hold runs (number -> counter); `mail`: runs held by this worker with unread
-    mail; `known` False: the worker was struck off and holds nothing any more."""
+    mail; `known` False: the worker was struck off and holds nothing any more; `breakers`: those not at rest."""
 
     beats: Mapping[int, int]
     mail: tuple[int, ...]
     known: bool = True
+    breakers: tuple[Breaker, ...] = ()
 
 
 class Claim(Struct, frozen=True, gc=False):
@@ -252,6 +254,15 @@ class Claimed(Struct, frozen=True, gc=False):
     next_wake: int | None
 
 
+class Guard(Struct, frozen=True, gc=False):
+    """A breaker that an intent passes: it must be closed, or half-open with this `probe` not sent yet, which then is
+    leased until `until`."""
+
+    name: str
+    probe: int = 0
+    until: int = 0
+
+
 class Commit(Struct, frozen=True, gc=False):
     """What happened to one run, as one fact. Compare-and-set on (run, worker, fence, seq = `after`).
 
@@ -259,7 +270,7 @@ class Commit(Struct, frozen=True, gc=False):
     effect, and is refused while a pause or cancel lies unread; so is one that `ends` the run by a turn's outcome, also
     while evidence lies unread: what was accepted before the end comes before it, and nobody reads it afterwards.
     `closes`: (wait, how) closed by compare-and-set, else refused. `takes`: inbox ids consumed. `release`: the lease
-    ends with this commit.
+    ends with this commit. `guards`: breakers that its intents pass, else refused.
     """
 
     id: bytes
@@ -279,6 +290,7 @@ class Commit(Struct, frozen=True, gc=False):
     begins: bool = False
     ends: bool = False
     release: bool = False
+    guards: tuple[Guard, ...] = ()
 
 
 class Committed(Struct, frozen=True, gc=False):
@@ -292,7 +304,8 @@ class Stale(Struct, frozen=True, gc=False):
 
 
 class Refused(Struct, frozen=True, gc=False):
-    """Nothing was written: `halt` (pause or cancel unread; at the end, evidence), `wait` (closed by somebody else)."""
+    """Nothing was written: `halt` (pause or cancel unread; at the end, evidence), `wait` (closed by somebody else),
+    `breaker` (open, or half-open with another's probe)."""
 
     why: str
 
@@ -325,14 +338,79 @@ class Over(Struct, frozen=True, gc=False):
     status: str
 
 
+class Report(Struct, frozen=True, gc=False):
+    """How a call went that passed a breaker. `said`: `answered`, `failed` (`why`), or of a probe `unsent`. `calls`: how
+    many were answered since its worker last reported. `probe`: the number of the probe that it was; 0: none.
+    Answer: `Standing`."""
+
+    name: str
+    said: str
+    at: int
+    sent_at: int
+    terms: Terms
+    calls: int = 0
+    probe: int = 0
+    why: str = ""
+
+
+class Probe(Struct, frozen=True, gc=False):
+    """Ask to be the probe of a breaker, leased until `until`. Answer: `Standing`."""
+
+    name: str
+    at: int
+    until: int
+    by: str
+
+
+class Trip(Struct, frozen=True, gc=False):
+    """A person opens a breaker, until they reset it or until `until`. Answer: `Standing`."""
+
+    name: str
+    at: int
+    by: str
+    reason: str = ""
+    until: int | None = None
+
+
+class Reset(Struct, frozen=True, gc=False):
+    """A person closes a breaker. Answer: `Standing`."""
+
+    name: str
+    at: int
+    by: str
+    reason: str = ""
+
+
+class Standing(Struct, frozen=True, gc=False):
+    """How a breaker stands now. `granted`: the number of the probe that was given to who asked; 0: none was."""
+
+    breaker: Breaker
+    granted: int = 0
+
+
 class Failed(Struct, frozen=True, gc=False):
     """This write raised; the others of its batch are not affected. `error` is a `StoreError`."""
 
     error: Exception
 
 
-Write = Start | Join | Part | Beat | Claim | Commit | Leave
-Answer = Started | Taken | Joined | Done | Beaten | Claimed | Committed | Stale | Refused | Left | Shut | Over | Failed
+Write = Start | Join | Part | Beat | Claim | Commit | Leave | Report | Probe | Trip | Reset
+Answer = (
+    Started
+    | Taken
+    | Joined
+    | Done
+    | Beaten
+    | Claimed
+    | Committed
+    | Stale
+    | Refused
+    | Left
+    | Shut
+    | Over
+    | Standing
+    | Failed
+)
 
 
 # -- the store --------------------------------------------------------------------------------------------------------
@@ -375,6 +453,14 @@ class Store(Protocol):
         ...
 
     def workers(self) -> list[WorkerRow]: ...
+
+    def breakers(self, *, all: bool = False) -> list[Breaker]:
+        """Breakers that aren't at rest, or all that there ever was something to say of, by name."""
+        ...
+
+    def breaker_log(self, name: str | None = None) -> list[Change]:
+        """What happened to one breaker, or to all, oldest first."""
+        ...
 
     def strays(self) -> list[tuple[int, int]]:
         """Events that no run answers for: (the run's number, the first event's), for `verify`. Empty: all is well."""

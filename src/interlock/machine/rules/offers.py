@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from interlock.machine.rules.remark import AnyDefinition, Remark, is_name, is_whole, rows
+from interlock.machine.rules.remark import AnyDefinition, Remark, doubles, is_name, is_whole, rows
 from interlock.machine.states import AskState, CodeState, ModelState, State, WaitState
 from interlock.machine.window import Window
 
@@ -22,7 +22,7 @@ def _problems(state: State[Any, Any, Any]) -> Iterator[str]:
         yield 'offers no outcome: add `writes={"answered": ["reply"]}`'
     if isinstance(state, ModelState | CodeState):
         yield from _bounds(state)
-        yield from _models((state.model,) if isinstance(state, ModelState) else state.models)
+        yield from _models(state)
     if isinstance(state, ModelState) and state.thread is not None and not is_name(state.thread):
         yield f"has `thread={state.thread!r}`: give it a name, or leave it out"
     if isinstance(state, ModelState):
@@ -47,8 +47,12 @@ def _window(window: object) -> Iterator[str]:
     yield from window.problems()
 
 
-def _models(names: tuple[object, ...]) -> Iterator[str]:
-    for name in names:
+def _models(state: ModelState | CodeState[Any, Any, Any]) -> Iterator[str]:
+    if isinstance(state, ModelState) and not state.models:
+        yield 'names no model: write its provider and name, such as "openai:gpt-5-mini"'
+    for name in doubles([name for name in state.models if _says(name)]):
+        yield f"names the model {name!r} twice: a list is the first choice, then others; leave one out"
+    for name in state.models:
         if not _says(name):
             yield f'names the model {name!r}: write its provider and name, such as "openai:gpt-5-mini"'
 

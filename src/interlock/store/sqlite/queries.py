@@ -20,6 +20,9 @@ FROM run JOIN account ON account.number = run.account"""
 WAIT_COLUMNS = """wait.run, wait.number, wait.kind, wait.why, wait.seq, wait.of, wait.signal, wait.due, wait.opened_at,
 wait.closed"""
 
+BREAKER_COLUMNS = """name, state, failures, window_at, window_calls, window_failed, changed_at, until, probe, sent,
+reason, by"""
+
 _BLOCK = re.compile(r"^-- (\w+) --\n", re.MULTILINE)
 _COMMENT = re.compile(r"--[^\n]*")
 
@@ -56,7 +59,7 @@ def _migration(name: str) -> Migration:
 
 def _filled(sql: str) -> str:
     bare = " ".join(_COMMENT.sub("", sql).split())
-    return bare.replace("{run}", RUN_COLUMNS).replace("{wait}", WAIT_COLUMNS)
+    return bare.replace("{run}", RUN_COLUMNS).replace("{wait}", WAIT_COLUMNS).replace("{breaker}", BREAKER_COLUMNS)
 
 
 def _text(name: str) -> str:

@@ -315,3 +315,35 @@ INSERT INTO migration (number, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?
 -- name_store --
 -- A new store gets its name.
 INSERT INTO store (one, id, created_at) VALUES (1, ?1, ?2);
+
+-- breaker --
+-- One breaker as it stands.
+SELECT {breaker} FROM breaker WHERE name = ?1;
+
+-- breakers --
+-- Every breaker that there ever was something to say of.
+SELECT {breaker} FROM breaker ORDER BY name;
+
+-- shut_breakers --
+-- Those that no call passes, or one.
+SELECT {breaker} FROM breaker WHERE state <> 'closed';
+
+-- troubled_breakers --
+-- Those of which a worker has to know.
+SELECT {breaker} FROM breaker WHERE state <> 'closed' OR failures <> '[]' ORDER BY name;
+
+-- keep_breaker --
+-- A breaker after a change.  closed, open, half_open -> closed, open, half_open
+INSERT INTO breaker (name, state, failures, window_at, window_calls, window_failed, changed_at, until, probe, sent,
+                     reason, by)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+ON CONFLICT (name) DO UPDATE SET state = ?2, failures = ?3, window_at = ?4, window_calls = ?5, window_failed = ?6,
+                                 changed_at = ?7, until = ?8, probe = ?9, sent = ?10, reason = ?11, by = ?12;
+
+-- append_breaker_event --
+-- One more line in the breakers' log.
+INSERT INTO breaker_event (what, name, state, at, until, probe, reason, by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8);
+
+-- breaker_log --
+-- What happened to one breaker, or to all.
+SELECT what, name, state, at, until, probe, reason, by FROM breaker_event WHERE ?1 IS NULL OR name = ?1 ORDER BY number;

@@ -12,6 +12,7 @@ import apsw
 from interlock.canonical import decode
 from interlock.errors import StoreError, UnknownRun
 from interlock.machine.limits import Amounts
+from interlock.policy.breaker import Breaker, Change
 from interlock.store.protocol import (
     Account,
     Cell,
@@ -23,6 +24,7 @@ from interlock.store.protocol import (
     Wait,
     WorkerRow,
 )
+from interlock.store.sqlite.breakers import breaker_row
 from interlock.store.sqlite.locks import WorkerLocks
 from interlock.store.sqlite.queries import queries
 
@@ -87,6 +89,12 @@ class Reads:
         name, host, pid, beat, joined_at, beat_at, machines = row
         pairs = tuple([_pair(each) for each in decode(machines)])
         return WorkerRow(number, name, host, pid, beat, joined_at, beat_at, self._locks.alive(number), pairs)
+
+    def breakers(self, all: bool) -> list[Breaker]:
+        return [breaker_row(row) for row in self._all("breakers" if all else "troubled_breakers")]
+
+    def breaker_log(self, name: str | None) -> list[Change]:
+        return [Change(*row) for row in self._all("breaker_log", name)]
 
     def strays(self) -> list[tuple[int, int]]:
         return self._all("stray_events")

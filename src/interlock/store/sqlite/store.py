@@ -17,6 +17,7 @@ import apsw
 
 from interlock.clock import Clock
 from interlock.errors import Finding, InterlockError, StoreError
+from interlock.policy.breaker import Breaker, Change
 from interlock.store.protocol import (
     Answer,
     Beat,
@@ -161,6 +162,12 @@ class SqliteStore:
 
     def workers(self) -> list[WorkerRow]:
         return self._read(lambda reads: reads.workers())
+
+    def breakers(self, *, all: bool = False) -> list[Breaker]:
+        return self._read(lambda reads: reads.breakers(all))
+
+    def breaker_log(self, name: str | None = None) -> list[Change]:
+        return self._read(lambda reads: reads.breaker_log(name))
 
     def strays(self) -> list[tuple[int, int]]:
         return self._read(lambda reads: reads.strays())

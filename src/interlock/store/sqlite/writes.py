@@ -31,16 +31,21 @@ from interlock.store.protocol import (
     Left,
     Over,
     Part,
+    Probe,
     Refused,
+    Report,
+    Reset,
     Shut,
     Stale,
     Start,
     Started,
     StoredEvent,
     Taken,
+    Trip,
     Wait,
     Write,
 )
+from interlock.store.sqlite.breakers import Breakers
 from interlock.store.sqlite.claims import Claims
 from interlock.store.sqlite.locks import WorkerLocks
 from interlock.store.sqlite.queries import queries
@@ -63,6 +68,7 @@ class Writes:
         self._sql = queries()
         self._at_work: dict[int, int] = {}  # worker -> time of its last commit in this transaction
         claims = Claims(self._run, locks, Reads(db, locks))
+        self._breakers = breakers = Breakers(self._run)
         self._kinds: dict[type[Write], Callable[[Any], Answer]] = {
             Start: self._start,
             Commit: self._commit,
@@ -71,6 +77,10 @@ class Writes:
             Join: self._join,
             Part: self._part,
             Beat: self._beat,
+            Report: breakers.report,
+            Probe: breakers.probe,
+            Trip: breakers.trip,
+            Reset: breakers.reset,
         }
 
     def carry_out(self, write: Write) -> Answer:
@@ -79,6 +89,7 @@ class Writes:
     def begin(self) -> None:
         """Open a transaction."""
         self._at_work.clear()
+        self._breakers.begin()
         self._run("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
@@ -139,6 +150,10 @@ class Writes:
             return Refused("halt")
         if commit.closes and not all(self._is_open(commit.run, wait) for wait, _ in commit.closes):
             return Refused("wait")
+        if commit.guards:
+            if self._breakers.refuse(commit.guards):
+                return Refused("breaker")
+            self._breakers.use(commit.guards)
         self._append(commit.run, commit.events, commit.cells, commit.payloads)
         self._waits(commit)
         self._run(self._sql["settle_account"], (account, *_columns(commit.account)))
@@ -264,7 +279,8 @@ class Writes:
         self._run(self._sql["beat"], (beat.worker, beat.at))
         known = self._db.changes() == 1
         others: list[Any] = self._run(self._sql["other_beats"], (beat.worker,)).fetchall()
-        return Beaten(dict(others), tuple(self._numbers("held_with_mail", beat.worker)), known)
+        mail = tuple(self._numbers("held_with_mail", beat.worker))
+        return Beaten(dict(others), mail, known, self._breakers.troubled())
 
     def _numbers(self, query: str, *values: int) -> list[int]:
         found: list[Any] = self._run(self._sql[query], values).fetchall()
