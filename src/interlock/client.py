@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -35,13 +35,23 @@ from interlock.fitting import (
     wait_for_approval,
 )
 from interlock.history import chain, payloads
+from interlock.history.deeds import Plan
 from interlock.history.events import Event, RunStarted
 from interlock.history.fold import FINAL, RunState
 from interlock.machine.definition import Definition
 from interlock.machine.limits import Amounts, Price
 from interlock.machine.table import AnyMachine, Machine
 from interlock.machine.worst_case import ceiling_of
-from interlock.reading import Broken, OpenWait, RunView, open_wait, read_events, read_run, verify_runs
+from interlock.reading import (
+    Broken,
+    OpenWait,
+    RunView,
+    open_wait,
+    read_events,
+    read_run,
+    rollback_plan,
+    verify_runs,
+)
 from interlock.store.protocol import (
     Answer,
     Failed,
@@ -402,6 +412,24 @@ class Client:
     async def cancel(self, run_id: str, *, by: str | None = None, reason: str = "") -> Left:
         """End a run as cancelled."""
         return await self._leave(run_id, "cancel", {}, by, reason)
+
+    def rollback_plan(self, run_id: str, *, to: int) -> Plan:
+        """What going back to where turn `to` began would take back, and what it can't. Changes nothing. Raises
+        `WaitClosed` for a run that has ended, `BadInput` for a turn that there is no way back to."""
+        return rollback_plan(self.store, run_id, to)
+
+    async def rollback(
+        self, run_id: str, *, to: int, accept: Sequence[int] = (), by: str | None = None, reason: str = ""
+    ) -> Left:
+        """Return a run to where turn `to` began: what its turns did since is undone, newest first, by the tools' own
+        `undo`; `accept` names each effect that has none, and stays. Record and conversation are then what they were;
+        numbers, spending and visits go on. The worker looks anew: what has come to pass since then is not accepted.
+
+        Raises `WaitClosed` for a run that has ended, `BadInput` for what there is no way back from.
+        """
+        plan = self.rollback_plan(run_id, to=to)
+        plan.check_accepted(accept)
+        return await self._leave(run_id, "rollback", {"to": to, "accept": sorted(set(accept))}, by, reason)
 
     async def _leave(
         self,

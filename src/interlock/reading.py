@@ -9,9 +9,10 @@ from typing import Any
 
 from interlock.canonical import Json, decode, sha256
 from interlock.engine.live_run import account_of, cell_of, pointers_of, row_of
-from interlock.engine.mail import RESTORED
-from interlock.errors import DamagedStore, StoreError
+from interlock.engine.parked import RESTORED
+from interlock.errors import BadInput, DamagedStore, StoreError, WaitClosed
 from interlock.history import chain, payloads
+from interlock.history.deeds import Plan, plan
 from interlock.history.events import Event, RunStarted, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
 from interlock.machine.limits import Amounts, dollars
@@ -87,6 +88,7 @@ class RunView:
             },
             "account": {"ceiling": ceiling.as_dict(), "spent": spent.as_dict(), "held": held.as_dict()},
             "waiting": [wait_json(wait) for wait in self.waits],
+            "rolling_back_to": self.state.rollback[0] if self.state.rollback else None,
             "in_doubt": sorted(int(number) for number in self.state.doubts),
             "created_at": self.row.created_at,
             "changed_at": self.row.changed_at,
@@ -173,6 +175,22 @@ def _event(store: Store, stored: StoredEvent) -> Event:
         return payloads.event_in(stored.body, store.payload)
     except (KeyError, ValueError, TypeError) as wrong:
         raise StoreError(f"event {stored.seq} can't be read: {wrong}. See `interlock verify`") from wrong
+
+
+def rollback_plan(store: Store, run_id: str, to: int) -> Plan:
+    """What a rollback would do. Raises `WaitClosed` for a run that has ended, `BadInput` where there is no way back."""
+    row = store.find(run_id)
+    if row.status in FINAL:
+        raise WaitClosed(
+            f"run {row.id} has ended ({row.status}) and can't be rolled back; a fork goes on from there as a new run: "
+            f"interlock fork {row.id} --at {to}"
+        )
+    going_on = state_of(row).rollback
+    if going_on:
+        raise BadInput(f"run {row.id} is being rolled back to turn {going_on[0]}: let that end first")
+    if _parked_by_store(row, state_of(row)):
+        raise BadInput(f"run {row.id} was parked because its store was restored: resume it first")
+    return plan([(seq, event) for seq, event, _ in read_events(store, row.number)], to)
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,31 @@ def declared(function: Callable[..., Any]) -> Tool[Any, Any, Any]:
 # -- tools
 
 
+@pytest.mark.parametrize(
+    ("undo", "words"),
+    [
+        (lambda call: None, ("undo(call, result, order_id)",)),
+        (lambda call, order_id: None, ("undo(call, result, order_id)",)),
+        (lambda call, result, other: None, ("undo(call, result, order_id)",)),
+        ("later", ("'later'", "no function")),
+    ],
+)
+def test_an_undo_that_does_not_take_what_it_is_given_is_refused(undo: Any, words: tuple[str, ...]) -> None:
+    @tool(does="write", undo=undo)
+    def book(call: Call[None], order_id: str) -> str:
+        return order_id
+
+    assert_says(said("undo", asks_tool(book)), "first", "tool `book`", *words)
+
+
+def test_an_undo_takes_the_call_the_result_and_the_arguments() -> None:
+    @tool(does="write", undo=lambda call, result, order_id: None)
+    def book(call: Call[None], order_id: str) -> str:
+        return order_id
+
+    assert all(finding.rule != "undo" for finding in findings_of(defined(asks_tool(book))))
+
+
 def asks_tool(granted: Any) -> dict[str, Any]:
     return alone(choose(tools=[granted]))
 

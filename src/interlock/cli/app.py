@@ -40,6 +40,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "pause": ("control", "Start no further effect."),
     "resume": ("control", "Let paused runs go on."),
     "cancel": ("control", "End runs as cancelled."),
+    "rollback": ("rollback", "Return a run to where an earlier turn began."),
     "verify": ("verify", "Is the log whole, and do the rows say what it says?"),
     "anchor": ("verify", "Write down how far each log has come, to keep elsewhere."),
     "doctor": ("doctor", "What is wrong with this store, host or set-up, and the remedy."),

@@ -97,6 +97,10 @@ class Story:
         if isinstance(event, e.Transitioned):
             yield self._told(event, turn, state)
             self._deeds, self._at, self._before = {}, 0, self._total
+        elif self.state.turn != turn:  # a rollback begins or ends
+            if self._deeds:
+                yield self._cut_off(event, turn, state)
+            self._deeds, self._at, self._before = {}, 0, self._total
 
     @property
     def _total(self) -> int:
@@ -108,6 +112,16 @@ class Story:
         told.why, told.print = event.why, event.print
         if event.by:
             told.deeds.append(Deed(f"answered by {visible(event.by, 40)}"))
+        return told
+
+    def _cut_off(self, event: e.Event, turn: int, state: str) -> Told:
+        """A turn that ended without an outcome: a rollback began, or this was it."""
+        began = isinstance(event, e.RollbackBegun)
+        told = Told(turn, turn, self._at, state if began else "(rollback)", self._done(), 0, self._total)
+        told.cost, told.outcome = self._total - self._before, "rolled back"
+        told.to = f"turn {event.to}" if isinstance(event, e.RollbackBegun) else self.state.state
+        if isinstance(event, e.RollbackGivenUp):
+            told.outcome = "given up"
         return told
 
     def _done(self) -> list[Deed]:
@@ -161,7 +175,7 @@ def path(history: Iterable[tuple[int, e.Event]]) -> str:
 
 
 def _visited(event: e.Event) -> tuple[str, ...]:
-    if isinstance(event, e.RunStarted):
+    if isinstance(event, e.RunStarted | e.RolledBack):
         return (event.state,)
     return (event.to,) if isinstance(event, e.Transitioned) else ()
 
@@ -174,7 +188,7 @@ def repeated_by_retry(turn: Iterable[e.Event]) -> str:
     intents: dict[int, e.ToolCalled] = {}
     done: dict[int, e.ToolCalled] = {}
     for event in turn:
-        if isinstance(event, e.ToolCalled) and event.way != Way.REPEAT:
+        if isinstance(event, e.ToolCalled) and event.way != Way.REPEAT and event.undoes is None:
             intents[event.effect] = event
         elif isinstance(event, e.ToolReturned) or (isinstance(event, e.DoubtCleared) and event.happened):
             done.update({number: intents[number] for number in (event.effect,) if number in intents})
@@ -350,6 +364,27 @@ def _extended(event: e.Extended) -> str:
     return f"extended by {more}{_by(event.by)}{_because(event.reason)}"
 
 
+def _rollback_begun(event: e.RollbackBegun) -> str:
+    plan = [
+        f"{what} {', '.join(map(str, effects))}"
+        for what, effects in (("undoes", event.undo), ("keeps", event.accept), ("first clears", event.doubts))
+        if effects
+    ]
+    return "; ".join([f"ROLLBACK to turn {event.to}{_by(event.by)}{_because(event.reason)}", *plan])
+
+
+def _rolled_back(event: e.RolledBack) -> str:
+    undone = f"; undone: {', '.join(map(str, event.undone))}" if event.undone else ""
+    stays = f"; stays as it is: {', '.join(map(str, event.accepted))}" if event.accepted else ""
+    return f"back where turn {event.to} began, in `{visible(event.state, 40)}`{undone}{stays}"
+
+
+def _rollback_given_up(event: e.RollbackGivenUp) -> str:
+    undone = ", ".join(map(str, event.undone)) or "nothing"
+    said = f"rollback to turn {event.to} GIVEN UP{_by(event.by)}{_because(event.reason)}"
+    return f"{said}; effect {event.effect} could not be undone; undone: {undone}"
+
+
 def _warned(event: e.Warned) -> str:
     return f"{amount(event.dimension, event.spent)} of {amount(event.dimension, event.ceiling)} spent"
 
@@ -375,6 +410,9 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Paused: lambda event: f"paused{_by(event.by)}{_because(event.reason)}",
     e.Resumed: lambda event: f"resumed{_by(event.by)}{_because(event.reason)}",
     e.Cancelled: lambda event: f"cancelled{_by(event.by)}{_because(event.reason)}",
+    e.RollbackBegun: _rollback_begun,
+    e.RolledBack: _rolled_back,
+    e.RollbackGivenUp: _rollback_given_up,
     e.SignalArrived: lambda event: f"signal `{visible(event.name, 40)}` arrived{_by(event.by)}",
     e.AnswerDropped: lambda event: f"{event.kind} not used{_because(event.why)}",
     e.TakenOver: lambda event: (

@@ -233,6 +233,7 @@ class ToolEffect(Struct):
     at: int = 0
     probing: int = 0
     passed: tuple[Mapping[str, Json], ...] = ()
+    undoes: int | None = None  # the effect that this one takes back
 
     def __post_init__(self) -> None:
         self.digest = self.digest or fingerprint(["tool", self.tool.name, dict(self.args)])
@@ -257,10 +258,21 @@ class ToolEffect(Struct):
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        return (tool_breaker(self.tool.name),)
+        return (tool_breaker(self.name),)
 
     def turn_to(self, run: LiveRun, at: int) -> None:
         """There is no other."""
+
+    @property
+    def is_async(self) -> bool:
+        return self.tool.is_async
+
+    def act(self, call: Call[Any], **arguments: Any) -> Any:
+        """What is done outside, and nothing else."""
+        return self.tool.function(call, **arguments)
+
+    def dump(self, value: Any) -> Json:
+        return self.tool.dump(value)
 
     def hold(self, run: LiveRun) -> Hold | Admission:
         return hold_for_tool(run.state, self.tool.nanousd_max)
@@ -270,10 +282,12 @@ class ToolEffect(Struct):
             effect=effect,
             digest=self.digest,
             attempt=attempt,
-            tool=self.tool.name,
+            tool=self.name,
             way=self.way,
             args=dict(self.args),
             answers=self.answers,
+            undo=self.undoes is None and self.tool.undo is not None,
+            undoes=self.undoes,
             hold_nanousd=hold.nanousd,
             send_within_ms=send_within_ms,
             timeout_ms=int(self.timeout * 1000),
@@ -286,17 +300,17 @@ class ToolEffect(Struct):
 
         def send(**arguments: Any) -> Any:
             sending.begin()
-            return self.tool.function(call, **arguments)
+            return self.act(call, **arguments)
 
         def late(value: Any) -> None:  # a plain function ended after its time: what it says is evidence, not a result
             with contextlib.suppress(BadInput):
                 leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, hold.nanousd))
 
         try:
-            if isinstance(self.tool, ServerTool):
+            if isinstance(self.tool, ServerTool) and self.undoes is None:
                 value = await self._served(self.tool, run, call, sending, late)
             else:
-                value = await self._invoke(send, self.tool.is_async, late)
+                value = await self._invoke(send, self.is_async, late)
         except AttemptError:
             raise
         except NotDone as said:
@@ -335,7 +349,7 @@ class ToolEffect(Struct):
 
     def _returned(self, effect: int, attempt: int, value: Any, nanousd: int) -> ToolReturned:
         origin = tool_origin(self.tool.name, self.tool.trusted)
-        return ToolReturned(effect=effect, attempt=attempt, value=self.tool.dump(value), nanousd=nanousd, origin=origin)
+        return ToolReturned(effect=effect, attempt=attempt, value=self.dump(value), nanousd=nanousd, origin=origin)
 
     def call(self, run: LiveRun, effect: int, attempt: int) -> Call[Any]:
         return Call(deps=self.deps, key=f"{run.id}-{effect}", run=run.id, attempt=attempt, seconds_left=self.timeout)

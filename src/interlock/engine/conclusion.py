@@ -7,7 +7,8 @@ from operator import attrgetter
 from msgspec.structs import replace
 
 from interlock.canonical import fingerprint
-from interlock.engine import approvals, mail
+from interlock.engine import approvals
+from interlock.engine.abandoning import abandon
 from interlock.engine.ending import Ended
 from interlock.engine.live_run import LiveRun
 from interlock.engine.people import RETRY, escalation
@@ -32,7 +33,7 @@ def _destination(run: LiveRun, outcome: str) -> str | None:
 
 def conclude(run: LiveRun, ended: Ended) -> None:
     """Turn the end of a turn into its transition, or hand it to a person."""
-    mail.abandon(run, f"the turn ended `{ended.outcome}`")
+    abandon(run, f"the turn ended `{ended.outcome}`")
     for number, (_, why, *_) in list(run.state.waiting.items()):
         if why in _OF_EFFECTS:
             run.add(e.WaitEnded(wait=int(number), how="cancel", by="engine", reason="its turn has ended"))

@@ -358,18 +358,27 @@ class Effects:
             self._lose(entry)
         intent = entry.intent
         assert isinstance(intent, ToolCalled)  # models are never in doubt
-        tool = tools_of(self.run.machine).get(intent.tool)
-        if tool is None:  # gone since a deploy
+        effect = self.effect_again(intent)
+        if effect is None:
             await doubts.ask_person(self.desk, entry, None)
-        deps, offload = self.desk.deps, self.world.offload
-        effect = ToolEffect(tool, intent.args, deps, offload, digest=intent.digest, approval=intent.approval)
         try:
             if await doubts.clear(self.desk, effect, entry):
-                await self._try(effect, number, intent.attempt + 1)
+                await self._repeat(effect, entry)
         except EffectFailed:
             if not ask:
                 raise
-            await doubts.ask_person(self.desk, entry, tool)
+            await doubts.ask_person(self.desk, entry, effect.tool)
+
+    def effect_again(self, intent: ToolCalled) -> ToolEffect | None:
+        """The effect of an earlier turn's intent. None: its tool is gone since a deploy."""
+        tool = tools_of(self.run.machine).get(intent.tool)
+        if tool is None:
+            return None
+        deps, offload = self.desk.deps, self.world.offload
+        return ToolEffect(tool, intent.args, deps, offload, digest=intent.digest, approval=intent.approval)
+
+    async def _repeat(self, effect: ToolEffect, entry: Entry) -> Entry:
+        return await self._try(effect, entry.effect, entry.intent.attempt + 1)
 
     def _entry_of_doubt(self, number: int) -> Entry:
         known = self.desk.journal.entries.get(number)

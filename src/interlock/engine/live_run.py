@@ -27,6 +27,9 @@ from interlock.history.events import (
     Event,
     ModelCalled,
     ModelReplied,
+    RollbackBegun,
+    RollbackGivenUp,
+    RolledBack,
     ToolCalled,
     ToolReturned,
     Transitioned,
@@ -35,7 +38,7 @@ from interlock.history.events import (
     stamped,
     to_json,
 )
-from interlock.history.fold import FINAL, Pointer, RunState, value_of, walk
+from interlock.history.fold import FINAL, Pointer, RunState, record_of, value_of, walk
 from interlock.history.fold import Conversation as Stretches
 from interlock.machine.limits import Amounts
 from interlock.machine.table import AnyMachine
@@ -137,7 +140,7 @@ class LiveRun:
         self._closes: list[tuple[int, str]] = []
         self._takes: list[str] = []
         self._guards: list[Guard] = []
-        self._begins = self._ends = False
+        self._begins = self._ends = self._renews = False
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
@@ -217,6 +220,19 @@ class LiveRun:
         if event.to != event.state:
             self.conversations.pop(f"@{event.state}", None)
         self.journal = []
+
+    def _leave_turn(self, seq: int, event: RollbackBegun | RollbackGivenUp | RolledBack) -> None:
+        self.talking, self.journal = None, []
+        self.conversations.clear()  # read anew from the log, as far as they are still true
+
+    def _go_back(self, seq: int, event: RolledBack) -> None:
+        self._leave_turn(seq, event)
+        self._renews = True
+        self.values = record_of(self.state.cells, lambda at, path: walk(self._body_at(at), path))
+
+    def _body_at(self, seq: int) -> Json:
+        (stored,) = self.world.store.events(self.number, seq, seq)
+        return payloads.join(stored.body, self.world.store.payload)
 
     def inbox_taken(self, item: str) -> None:
         """Say that an inbox item went into an event that has no place for its id."""
@@ -377,6 +393,7 @@ class LiveRun:
             payloads=tuple(self._payloads.items()),
             begins=self._begins,
             ends=self._ends,
+            renews=self._renews,
             release=release,
             guards=tuple(self._guards),
         )
@@ -396,7 +413,9 @@ class LiveRun:
         return None if left is None else self.now + int((left + 2 * self.world.timing.grace) * 1000)
 
     def turn_seconds_left(self) -> float | None:
-        """Active seconds that this turn may still take; None in a final state."""
+        """Active seconds that this turn may still take; None in a final state, and while a person's rollback lasts."""
+        if self.state.rollback:
+            return None
         row = self.machine.table.get(self.state.state)
         within = getattr(getattr(row, "state", None), "active", None)
         return None if within is None else max(0.0, within - self.state.turn_ms / 1000)
@@ -439,6 +458,9 @@ _FOLLOW: dict[type[Event], Callable[[LiveRun, int, Any], None]] = {
     WaitOpened: LiveRun._open_wait,
     WaitEnded: LiveRun._end_wait,
     Transitioned: LiveRun._end_turn,
+    RollbackBegun: LiveRun._leave_turn,
+    RollbackGivenUp: LiveRun._leave_turn,
+    RolledBack: LiveRun._go_back,
 }
 
 

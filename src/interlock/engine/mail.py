@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from interlock.canonical import Json
-from interlock.engine import approvals
+from interlock.engine import approvals, rollback
+from interlock.engine.abandoning import abandon
 from interlock.engine.live_run import LiveRun
+from interlock.engine.parked import RESTORED
 from interlock.engine.people import RETRY, take_signal
 from interlock.errors import BadInput
 from interlock.history import events as e
@@ -76,7 +78,7 @@ def _extend(run: LiveRun, item: InboxItem) -> None:
     body = item.body
     run.add(e.Extended(more=body["more"], by=body["by"], reason=body.get("reason", ""), inbox=item.id))
     for number, (_, why, seq, *_) in list(run.state.waiting.items()):
-        if why == "budget" or (why == "escalated" and _outcome_at(run, seq) in EXHAUSTED):
+        if why == "budget" or (why in ("escalated", "undo") and _outcome_at(run, seq) in EXHAUSTED):
             outcome = "go_on" if why == "budget" else RETRY
             run.add(e.WaitEnded(wait=int(number), how="extend", outcome=outcome, by=body["by"]))
 
@@ -95,32 +97,11 @@ def _resume(run: LiveRun, item: InboxItem) -> None:
     run.add(e.Resumed(by=item.body["by"], reason=item.body.get("reason", ""), released=released, inbox=item.id))
 
 
-RESTORED = "store restored"
-"""How the reason begins when a restored store parked a run."""
-
-
 def _cancel(run: LiveRun, item: InboxItem) -> None:
     abandon(run, "cancelled")
     for number in list(run.state.waiting):
         run.add(e.WaitEnded(wait=int(number), how="cancel", by=item.body["by"]))
     run.add(e.Cancelled(by=item.body["by"], reason=item.body.get("reason", ""), inbox=item.id))
-
-
-def abandon(run: LiveRun, why: str) -> None:
-    """Close every effect under way: its hold is settled at its worst case; what may have happened is a doubt."""
-    for number, (attempt, _, way, tokens, nanousd, _) in list(run.state.open.items()):
-        run.add(
-            e.AttemptFailed(
-                effect=int(number),
-                attempt=attempt,
-                kind="abandoned",
-                message=why,
-                doubt=way != "repeat",
-                tokens=tokens,
-                nanousd=nanousd,
-                final=True,
-            )
-        )
 
 
 def _evidence(run: LiveRun, item: InboxItem) -> None:
@@ -184,6 +165,7 @@ _READERS: dict[str, Callable[[LiveRun, InboxItem], None]] = {
     "pause": _pause,
     "resume": _resume,
     "cancel": _cancel,
+    "rollback": rollback.begin,
     "evidence": _evidence,
     "unreadable": _unreadable,
 }

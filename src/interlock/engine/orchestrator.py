@@ -21,6 +21,7 @@ from interlock.engine.model_turn import model_turn
 from interlock.engine.people import ask_turn, wait_turn
 from interlock.engine.preemption import preempted
 from interlock.engine.raised import RAISED, told
+from interlock.engine.rollback import roll_back
 from interlock.engine.rounds import Rounds
 from interlock.engine.use_turn import use_turn
 from interlock.engine.world import World
@@ -111,7 +112,7 @@ class Orchestrator:
         ended = await self._take_turn(run)
         if run.mail:  # a cancel that was accepted while the turn's last effect was under way comes before its end
             await mail.read(run)
-        if ended is not None and not run.ended and not run.state.paused:
+        if ended is not None and not run.ended and not run.state.paused and not run.state.rollback:
             conclude(run, ended)
         return not run.ended
 
@@ -125,7 +126,7 @@ class Orchestrator:
     async def _take_turn(self, run: LiveRun) -> Ended | None:
         """The turn's end, or None when it is parked."""
         desk = Desk(run, self.world, self.deps.get(run.machine.name))
-        ended = preempted(run, desk)
+        ended = None if run.state.rollback else preempted(run, desk)
         if ended is None and run.state.status != "ready":
             return None
         work = self._perform(desk, ended)
@@ -141,8 +142,11 @@ class Orchestrator:
             if not task.done() and not (task.cancelling() and desk.busy):  # an attempt may end what it can't break off
                 task.cancel()
 
-    async def _perform(self, desk: Desk, ended: Ended | None) -> Ended:
+    async def _perform(self, desk: Desk, ended: Ended | None) -> Ended | None:
         try:
+            if desk.run.state.rollback:
+                await roll_back(desk)
+                return None
             if ended is None:
                 ended = await self._performed(desk, desk.run.machine.row(desk.run.state.state).state)
                 if desk.journal.unasked:
@@ -163,7 +167,7 @@ class Orchestrator:
         except RAISED as raised:  # a prompt's function, or a model, with a bug: it has a destination too
             return Ended(EngineOutcome.ERROR, why=told(raised))
 
-    async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended]) -> Ended | None:
+    async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended | None]) -> Ended | None:
         stop = desk.stopped  # as it is before the cancelling, which ends attempts
         if task.cancelled() and stop is None:  # nobody here did it: the handler awaited what it had cancelled
             return Ended(EngineOutcome.ERROR, why="CancelledError: the handler let a cancellation of its own out")

@@ -129,7 +129,8 @@ class ModelReplied(Event, frozen=True, kw_only=True):
 
 class ToolCalled(Event, frozen=True, kw_only=True):
     """The intent of one attempt at a tool call. `answers` is the id of the model's call it carries out. The key it
-    is sent under is `<run id>-<effect>`. `probe`: as of a model's call."""
+    is sent under is `<run id>-<effect>`. `probe`: as of a model's call. `undo`: its tool says how it is taken back.
+    `undoes`: this call takes that effect back, by the undo of its tool; `args` are those of the effect."""
 
     effect: int
     digest: str
@@ -138,6 +139,8 @@ class ToolCalled(Event, frozen=True, kw_only=True):
     way: str
     args: Mapping[str, Json]
     answers: str | None = None
+    undo: bool = False
+    undoes: int | None = None
     hold_nanousd: int = 0
     send_within_ms: int = 5_000
     timeout_ms: int = 30_000
@@ -267,10 +270,10 @@ class Transitioned(Event, frozen=True, kw_only=True):
 
 
 class WaitOpened(Event, frozen=True, kw_only=True):
-    """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, approve, retry,
-    sleep. `form`: each outcome that may be answered with the JSON schema of its fields. `leads`: what becomes of each,
-    as it was when the wait was opened. `call`: what is to be approved; `binding`: what an approval of it is bound to.
-    """
+    """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, approve, retry, sleep,
+    undo (what a rollback can't take back). `form`: each outcome that may be answered with the JSON schema of its
+    fields. `leads`: what becomes of each, as it was when the wait was opened. `call`: what is to be approved;
+    `binding`: what an approval of it is bound to."""
 
     wait: int
     kind: str
@@ -368,6 +371,48 @@ class Cancelled(Event, frozen=True, kw_only=True):
     by: str
     reason: str = ""
     inbox: str | None = None
+
+
+class RollbackBegun(Event, frozen=True, kw_only=True):
+    """A person takes the run back to where turn `to` began. The turn that was under way is over, without an outcome;
+    a turn of the rollback's own begins. `undo`: effects that are taken back, in this order; `accept`: those that stay
+    as they are, by the person's word; `doubts`: those of which nobody knows yet whether they happened."""
+
+    to: int
+    undo: tuple[int, ...] = ()
+    accept: tuple[int, ...] = ()
+    doubts: tuple[int, ...] = ()
+    by: str = ""
+    reason: str = ""
+    inbox: str | None = None
+
+
+class RolledBack(Event, frozen=True, kw_only=True):
+    """The run stands where turn `to` began, after event `since`, in a new turn. What is restored is said in full:
+    `cells` are places in the log, field by field ([item, event, path, origin]); `threads` are the conversations as
+    they stood; `signals` those that had not been taken then. Numbers, spending and visits go on."""
+
+    to: int
+    since: int
+    state: str
+    cells: Mapping[str, Json] = {}
+    threads: Mapping[str, Json] = {}
+    prints: Mapping[str, Json] = {}
+    signals: Mapping[str, Json] = {}
+    wrapping: bool = False
+    undone: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+
+
+class RollbackGivenUp(Event, frozen=True, kw_only=True):
+    """A person ended a rollback that could not go on: `effect` could not be taken back. The run stays in its state, for
+    a person to decide. `undone`: what had been taken back by then."""
+
+    to: int
+    effect: int
+    undone: tuple[int, ...] = ()
+    by: str = ""
+    reason: str = ""
 
 
 class SignalArrived(Event, frozen=True, kw_only=True):

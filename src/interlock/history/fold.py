@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, convert
 
 from interlock.canonical import Json, encode_stored
 from interlock.history import events as e
@@ -81,6 +81,7 @@ class RunState:
     paused: bool = False
     threads: dict[str, Conversation] = field(default_factory=dict)
     pins: dict[str, list[Any]] = field(default_factory=dict)  # tool of a server -> [digest, event that pinned it]
+    rollback: list[Any] = field(default_factory=list)  # while one is under way: [to, event, was paused before]
     cells: dict[str, list[Pointer]] = field(default_factory=dict)  # kept as rows, not in the live state
     moved: list[tuple[str, Pointer]] = field(default_factory=list)  # cells since they were last written as rows
     approvals: dict[str, Json] = field(default_factory=dict)  # effect -> [wait, binding, until, seq]: given, not used
@@ -305,6 +306,8 @@ def _wait_opened(run: RunState, seq: int, event: e.WaitOpened) -> None:
 
 def _wait_ended(run: RunState, seq: int, event: e.WaitEnded) -> None:
     entry = run.waiting.pop(str(event.wait), None)
+    if entry is not None and entry[1] == "budget" and event.how == "cancel":
+        run.warned = {}  # nobody answered: it is said again
     if entry is not None and event.how == "signal":
         run.signals[entry[4]].pop(0)
     run._stand()
@@ -342,6 +345,8 @@ def _paused(run: RunState, seq: int, event: e.Paused) -> None:
 
 def _resumed(run: RunState, seq: int, event: e.Resumed) -> None:
     run.paused, run.reason, run.takeovers = False, "", 0
+    if run.rollback:
+        run.rollback = [*run.rollback[:2], False]
     run._stand()
 
 
@@ -349,6 +354,49 @@ def _cancelled(run: RunState, seq: int, event: e.Cancelled) -> None:
     run.status, run.reason, run.paused = "cancelled", event.reason or f"cancelled by {event.by}", False
     run.waiting.clear()
     run.approvals.clear()
+    run.rollback = []
+
+
+def _rollback_begun(run: RunState, seq: int, event: e.RollbackBegun) -> None:
+    # A pause that was there before holds for the run, not for the person's own command; one that comes now holds both.
+    run.rollback, run.paused = [event.to, seq, run.paused], False
+    run.reason = f"rolling back to turn {event.to}"
+    run._end_turn(seq)
+    run._stand()
+
+
+def _rolled_back(run: RunState, seq: int, event: e.RolledBack) -> None:
+    run.state = event.state
+    run.cells = {
+        name: [Pointer(item, at, tuple(path), origin) for item, at, path, origin in pointers]
+        for name, pointers in event.cells.items()
+    }
+    run.moved = [(name, pointer) for name, pointers in run.cells.items() for pointer in pointers]
+    run.threads = {
+        name: _gone_back(convert(known, Conversation), event.since, seq) for name, known in event.threads.items()
+    }
+    run.prints = {state: list(known) for state, known in event.prints.items()}
+    run.signals = {name: list(arrived) for name, arrived in event.signals.items()}
+    run.wrapping = event.wrapping
+    _rollback_over(run, seq, f"rolled back to turn {event.to}")
+
+
+def _gone_back(thread: Conversation, since: int, seq: int) -> Conversation:
+    """A conversation that was going on ends where the run returns to, and goes on after what it returns by."""
+    going_on = any(not last for _, last in thread.ranges)
+    thread.ranges = [[first, last or since] for first, last in thread.ranges] + ([[seq, 0]] if going_on else [])
+    return thread
+
+
+def _rollback_given_up(run: RunState, seq: int, event: e.RollbackGivenUp) -> None:
+    _rollback_over(run, seq, f"the rollback to turn {event.to} was given up")
+
+
+def _rollback_over(run: RunState, seq: int, reason: str) -> None:
+    run.paused = run.paused or bool(run.rollback and run.rollback[2])
+    run.rollback, run.reason = [], reason
+    run._end_turn(seq)
+    run._stand()
 
 
 def _signal_arrived(run: RunState, seq: int, event: e.SignalArrived) -> None:
@@ -386,6 +434,9 @@ _APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
     e.Paused: _paused,
     e.Resumed: _resumed,
     e.Cancelled: _cancelled,
+    e.RollbackBegun: _rollback_begun,
+    e.RolledBack: _rolled_back,
+    e.RollbackGivenUp: _rollback_given_up,
     e.SignalArrived: _signal_arrived,
     e.TakenOver: _taken_over,
     e.ContentChanged: _content_changed,

@@ -24,6 +24,9 @@ RUN: Moves = (
     ("ready", "cancelled", "cancelled"),
     ("waiting", "cancelled", "cancelled"),
     ("paused", "cancelled", "cancelled"),
+    ("paused", "rollback_begun", "ready"),
+    ("ready", "rolled_back", "paused"),
+    ("ready", "rollback_given_up", "paused"),
 )
 """A run's status. `running` isn't here: it is a ready run that a worker holds. Events not named leave it as it is."""
 

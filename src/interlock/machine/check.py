@@ -35,6 +35,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "tool_signature": tools.tool_signature,
         "probe": tools.probe,
         "approval": approvals.approval,
+        "undo": tools.undo,
         "arguments": tools.arguments,
         "deps": dependencies.opener,
         "dependencies": dependencies.dependencies,

@@ -64,6 +64,7 @@ class Tool(Generic[D, P, T]):
     keyed: bool = False
     key_valid_for: float | None = None
     probe: Callable[..., Any] | None = None
+    undo: Callable[..., Any] | None = None
     usd_max: float = 0.0
     trusted: bool = False
     approve: str | None = None
@@ -214,6 +215,7 @@ def tool(
     keyed: bool = False,
     key_valid_for: float | None = None,
     probe: Callable[..., Any] | None = None,
+    undo: Callable[..., Any] | None = None,
     usd_max: float = 0.0,
     trusted: bool = False,
     approve: str | None = None,
@@ -227,6 +229,9 @@ def tool(
     keyed     the other side recognises `call.key`, so an attempt in doubt is repeated under the same key, for
               `key_valid_for` seconds (None: for ever)
     probe     `probe(call, **arguments)` tells whether it took place: `Happened(result)` or None
+    undo      `undo(call, result, **arguments)` takes it back when the run is rolled back: it gets a call under a key of
+              its own, what the tool returned (None where nobody knows) and the arguments it had. Its `call.key` must be
+              recognised by the other side: an undo in doubt is done again under the same key
     usd_max   the most one attempt can cost, held before it starts
     trusted   its results may steer the run as the user's own words may
     approve   the role whose yes every call of it needs: a person sees the call and its arguments, and decides. A turn
@@ -241,6 +246,7 @@ def tool(
         keyed=keyed,
         key_valid_for=key_valid_for,
         probe=probe,
+        undo=undo,
         usd_max=usd_max,
         trusted=trusted,
         approve=approve,

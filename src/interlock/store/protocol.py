@@ -71,7 +71,7 @@ class InboxItem(Struct, frozen=True, gc=False):
     """Something left for the run's owner. `id` is unique in the store: leaving it twice leaves it once."""
 
     id: str
-    kind: str  # decision, extend, pause, resume, cancel, clear, signal, evidence; `unreadable`: its body says of which
+    kind: str  # decision, extend, pause, resume, cancel, rollback, signal, evidence; `unreadable`: see its body
     body: Json
     left_at: int = 0
 
@@ -267,10 +267,11 @@ class Commit(Struct, frozen=True, gc=False):
     """What happened to one run, as one fact. Compare-and-set on (run, worker, fence, seq = `after`).
 
     Committed again with the same `id` right after, it answers `Committed` and writes nothing. `begins`: it starts an
-    effect, and is refused while a pause or cancel lies unread; so is one that `ends` the run by a turn's outcome, also
-    while evidence lies unread: what was accepted before the end comes before it, and nobody reads it afterwards.
-    `closes`: (wait, how) closed by compare-and-set, else refused. `takes`: inbox ids consumed. `release`: the lease
-    ends with this commit. `guards`: breakers that its intents pass, else refused.
+    effect, and is refused while a pause, cancel or rollback lies unread; so is one that `ends` the run by a turn's
+    outcome, also while evidence lies unread: what was accepted before the end comes before it, and nobody reads it
+    afterwards. `closes`: (wait, how) closed by compare-and-set, else refused. `renews`: its cells are the whole record,
+    every earlier one goes. `takes`: inbox ids consumed. `release`: the lease ends with this commit. `guards`: breakers
+    that its intents pass, else refused.
     """
 
     id: bytes
@@ -289,6 +290,7 @@ class Commit(Struct, frozen=True, gc=False):
     payloads: tuple[tuple[bytes, bytes], ...] = ()
     begins: bool = False
     ends: bool = False
+    renews: bool = False
     release: bool = False
     guards: tuple[Guard, ...] = ()
 
@@ -304,8 +306,8 @@ class Stale(Struct, frozen=True, gc=False):
 
 
 class Refused(Struct, frozen=True, gc=False):
-    """Nothing was written: `halt` (pause or cancel unread; at the end, evidence), `wait` (closed by somebody else),
-    `breaker` (open, or half-open with another's probe)."""
+    """Nothing was written: `halt` (pause, cancel or rollback unread; at the end, evidence), `wait` (closed by somebody
+    else), `breaker` (open, or half-open with another's probe)."""
 
     why: str
 

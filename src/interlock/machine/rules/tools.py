@@ -100,6 +100,23 @@ def probe(machine: AnyDefinition) -> Iterator[Remark]:
             yield on_tool(tool, state, f"its probe doesn't take what it takes ({wrong}): write `probe({wanted})`")
 
 
+def undo(machine: AnyDefinition) -> Iterator[Remark]:
+    """An undo takes the call, the tool's result, then what its tool takes."""
+    for tool, state in tool_uses(machine):
+        given: object = tool.undo  # whatever was passed
+        if given is None or tool.undo is None:
+            continue
+        if not callable(given):
+            yield on_tool(tool, state, f"`undo={given!r}` is no function: write `undo(call, result, ...)`")
+            continue
+        names = list(inspect.signature(tool.function).parameters)[1:]
+        try:
+            inspect.signature(tool.undo).bind(None, None, **dict.fromkeys(names))
+        except (TypeError, ValueError) as wrong:
+            wanted = ", ".join(["call", "result", *names])
+            yield on_tool(tool, state, f"its undo doesn't take what it is given ({wrong}): write `undo({wanted})`")
+
+
 def arguments(machine: AnyDefinition) -> Iterator[Remark]:
     """`use` fills every required parameter of its tool, by name, with a field that fits."""
     for state, row in rows(machine):
@@ -114,6 +131,8 @@ def _needless(tool: AnyTool) -> Iterator[str]:
         yield "a read is repeated anyway, so `keyed=True` says nothing: leave it out"
     if tool.does == "read" and tool.probe is not None:
         yield "a read is repeated anyway, so its probe is never asked: leave it out"
+    if tool.does == "read" and tool.undo is not None:
+        yield "a read leaves nothing to take back, so its undo is never called: leave it out"
     if tool.does != "read" and tool.keyed and tool.probe is not None and tool.key_valid_for is None:
         yield "its key never expires, so its probe is never asked: leave it out, or state `key_valid_for=`"
 

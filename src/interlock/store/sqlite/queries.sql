@@ -58,6 +58,10 @@ INSERT OR FAIL INTO event (run, seq, body, hash) VALUES (?1, ?2, CAST(?3 AS TEXT
 -- A field gets a new whole value: its earlier cells go.
 DELETE FROM cell WHERE run = ?1 AND field = ?2;
 
+-- drop_record --
+-- A run goes back to an earlier record: the cells that say it follow.
+DELETE FROM cell WHERE run = ?1;
+
 -- put_cell --
 -- Where a value of the record stands.
 INSERT INTO cell (run, field, item, seq, path, origin) VALUES (?1, ?2, ?3, ?4, ?5, ?6);
@@ -84,9 +88,9 @@ SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND kind = 'cancel' LIMIT 1
 UPDATE wait SET closed = ?3, closed_at = ?4 WHERE run = ?1 AND number = ?2 AND closed = '';
 
 -- halt_unread --
--- Does a pause or cancel lie unread? Then no effect may start, nor may the run end without it. One that ends (?2) waits for
+-- Does a pause, cancel or rollback lie unread? Then no effect may start, nor may the run end without it. One that ends (?2) waits for
 -- unread evidence too: nobody claims it afterwards, and what it cost would stay a guess.
-SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND (kind IN ('pause', 'cancel') OR (?2 AND kind = 'evidence')) LIMIT 1;
+SELECT 1 FROM inbox WHERE run = ?1 AND taken IS NULL AND (kind IN ('pause', 'cancel', 'rollback') OR (?2 AND kind = 'evidence')) LIMIT 1;
 
 -- take_item --
 -- The owner consumed an inbox row.  unread -> taken

@@ -154,6 +154,8 @@ class Writes:
             if self._breakers.refuse(commit.guards):
                 return Refused("breaker")
             self._breakers.use(commit.guards)
+        if commit.renews:
+            self._run(self._sql["drop_record"], (commit.run,))
         self._append(commit.run, commit.events, commit.cells, commit.payloads)
         self._waits(commit)
         self._run(self._sql["settle_account"], (account, *_columns(commit.account)))
