@@ -270,8 +270,8 @@ class Transitioned(Event, frozen=True, kw_only=True):
 
 
 class WaitOpened(Event, frozen=True, kw_only=True):
-    """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, approve, retry, sleep,
-    undo (what a rollback can't take back). `form`: each outcome that may be answered with the JSON schema of its
+    """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, approve, retry,
+    sleep, undo (what a rollback can't take back). `form`: each outcome that may be answered with the schema of its
     fields. `leads`: what becomes of each, as it was when the wait was opened. `call`: what is to be approved;
     `binding`: what an approval of it is bound to."""
 
