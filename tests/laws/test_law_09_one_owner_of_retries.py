@@ -1,9 +1,10 @@
-"""Law 9: the engine alone retries: full jitter, `Retry-After` honoured, every attempt an event with its cost."""
+"""Law 9: the engine alone retries: jittered back-off, `Retry-After` honoured, every attempt an event with its cost."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from interlock.agent.scripted import ScriptedModel
 from interlock.engine.timing import Timing
 from interlock.errors import NotDone
 from interlock.history import events as e
-from interlock.policy.retry import BASE_SECONDS, CAP_SECONDS, delay_seconds
+from interlock.policy.retry import BASE_SECONDS, CAP_SECONDS, LEAST, delay_seconds
 from interlock.testing import play
 from tests.laws.machines import MODEL, Case, Tools, machine
 from tests.laws.stage import PRICE, Stage, on_stage
@@ -41,11 +42,24 @@ def failing(*failures: ModelFailed) -> Callable[[Any], Any]:
 
 @pytest.mark.parametrize("attempt", range(1, 12))
 def test_the_back_off_is_drawn_from_all_of_its_range(attempt: int, chance: Random) -> None:
-    """Full jitter: evenly from 0 to min(cap, base * 2^n); never longer, and not bunched at the end."""
+    """Evenly from the upper part of min(cap, base * 2^n): never longer, and not bunched at one end."""
     most = min(CAP_SECONDS, BASE_SECONDS * 2 ** (attempt - 1))
+    least, range_ = LEAST * most, (1 - LEAST) * most
     drawn = [delay_seconds(attempt, chance) for _ in range(4000)]
-    assert 0 <= min(drawn) < most / 20 and most * 19 / 20 < max(drawn) <= most
-    assert abs(sum(drawn) / len(drawn) - most / 2) < most / 20
+    assert least <= min(drawn) < least + range_ / 20 and most - range_ / 20 < max(drawn) <= most
+    assert abs(sum(drawn) / len(drawn) - (least + most) / 2) < range_ / 20
+
+
+def test_each_back_off_is_longer_than_the_one_before(chance: Random) -> None:
+    """Until they reach their cap: with few attempts none is wasted on a provider that failed a moment ago."""
+    for _ in range(1000):
+        drawn = [delay_seconds(attempt, chance) for attempt in range(1, 7)]
+        assert all(later > 1.1 * earlier for earlier, later in pairwise(drawn))
+
+
+def test_who_was_told_the_same_moment_does_not_come_back_in_the_same_moment(chance: Random) -> None:
+    drawn = [delay_seconds(2, chance, 4.0) - 4.0 for _ in range(4000)]
+    assert 0 <= min(drawn) < 0.05 and 2 * BASE_SECONDS - 0.05 < max(drawn) <= 2 * BASE_SECONDS
 
 
 def test_a_provider_may_only_lengthen_the_back_off(chance: Random) -> None:

@@ -54,6 +54,10 @@ def failure_of(error: Exception, secrets: tuple[str, ...] = ()) -> ModelFailed:
     """The `ModelFailed` for whatever the provider client raised. No text in `secrets` appears in it."""
     from pydantic_ai import exceptions  # already loaded by whoever sent the request
 
+    if isinstance(error, ModelFailed):  # our own word on a stream
+        return error
+    if isinstance(error, TimeoutError):
+        return ModelFailed("timeout", "the answer began, and then nothing more of it came")
     if isinstance(error, UnicodeEncodeError):  # half a surrogate pair: it can't even be written down to be sent
         return ModelFailed("rejected", _told(error, secrets), billed=False)
     kind = _kind(error)

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from interlock.agent.model import Message, Model, ModelCall, ModelReply, ModelRequest
 from interlock.agent.prices import input_bound
 from interlock.agent.provider_failures import failure_of
+from interlock.agent.streaming import SILENCE_SECONDS, streamed
 from interlock.canonical import Json, as_stored, decode
 from interlock.errors import BadInput, UnknownModel
 
@@ -54,13 +55,24 @@ class ProviderModels:
 
     base_urls  addresses by provider name
     environ    where keys (and OPENAI_BASE_URL, ANTHROPIC_BASE_URL) are read from; default: the process's
+    stream     have replies streamed, so that a connection that dies in a long answer is noticed after `silence` seconds;
+               default: whether INTERLOCK_STREAM=1 is set
 
     One HTTP client per address serves every model there; `aclose()` closes them, from the loop that used them.
     """
 
-    def __init__(self, base_urls: Mapping[str, str] | None = None, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        base_urls: Mapping[str, str] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        stream: bool | None = None,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
         self._base_urls = dict(base_urls or {})
         self._environ = os.environ if environ is None else environ
+        streamed_by_default = self._environ.get("INTERLOCK_STREAM") == "1"
+        self._silence = silence if stream or (stream is None and streamed_by_default) else None
         self._servers: dict[Address, Server] = {}
 
     def find(self, name: str) -> Model:
@@ -76,7 +88,7 @@ class ProviderModels:
             remedy = f'pip install "pydantic-ai-slim[{package}]"'
             raise UnknownModel(f"{name!r} needs a package that is missing ({missing}): {remedy}") from missing
         self._servers[address] = server
-        return ProviderModel(name, model, server)
+        return ProviderModel(name, model, server, self._silence)
 
     async def aclose(self) -> None:
         servers, self._servers = list(self._servers.values()), {}
@@ -145,12 +157,13 @@ class Server:
 
 
 class ProviderModel:
-    """One model of one provider."""
+    """One model of one provider. `silence`: how long a streamed reply may stand still; None: it isn't streamed."""
 
-    def __init__(self, name: str, model: str, server: Server) -> None:
+    def __init__(self, name: str, model: str, server: Server, silence: float | None = None) -> None:
         self.name = name
         self._model = model
         self._server = server
+        self._silence = silence
 
     def __repr__(self) -> str:
         return f"ProviderModel({self.name!r})"
@@ -161,12 +174,11 @@ class ProviderModel:
 
         model = self._server.model(self._model)
         try:
-            response = await model_request(
-                model,
-                _messages(request.messages),
-                model_settings=_settings(request, model),
-                model_request_parameters=_parameters(request),
-            )
+            sent, settings, offered = _messages(request.messages), _settings(request, model), _parameters(request)
+            if self._silence is None:
+                response = await model_request(model, sent, model_settings=settings, model_request_parameters=offered)
+            else:
+                response = await streamed(model, sent, settings, offered, self._silence)
             return _reply(request, response)
         except Exception as error:
             failure = failure_of(error, (self._server.address.key,) if self._server.address.key else ())
