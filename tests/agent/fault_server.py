@@ -31,10 +31,6 @@ def fault_server() -> Iterator[LLMock]:
         yield LLMock(server)
 
 
-def models_at(server: LLMock, *, stream: bool, silence: float = 0.6) -> ProviderModels:
+def models_at(server: LLMock, *, stream: bool, silence: float) -> ProviderModels:
     addresses = {provider: server.base_url(provider) for provider in PROVIDERS}
     return ProviderModels(addresses, environ=KEYS, stream=stream, silence=silence)
-
-
-def verdicts(server: LLMock) -> set[str]:
-    return {finding.code for finding in server.verdict().findings}

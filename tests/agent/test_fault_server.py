@@ -6,8 +6,8 @@ What its judge says of client and engine together: tests/laws/test_fault_server_
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from llmock.pytest_plugin import LLMock
@@ -36,8 +36,8 @@ def server(running: LLMock) -> LLMock:
     return running.reset()
 
 
-async def _ask(server: LLMock, name: str, stream: bool, timeout: float = 5.0, tools: bool = False) -> ModelReply:
-    models = models_at(server, stream=stream)
+async def _ask(server: LLMock, name: str, stream: bool, timeout: float, silence: float, tools: bool) -> ModelReply:
+    models = models_at(server, stream=stream, silence=silence)
     asked = ModelRequest("any", (Message("user", "What is owed?"),), offers=(LOOK,) if tools else (), timeout=timeout)
     try:
         return await models.find(name).reply(asked)
@@ -45,13 +45,21 @@ async def _ask(server: LLMock, name: str, stream: bool, timeout: float = 5.0, to
         await models.aclose()
 
 
-def ask(server: LLMock, provider: str, stream: bool, timeout: float = 5.0, tools: bool = False) -> ModelReply:
-    return asyncio.run(_ask(server, MODEL[provider], stream, timeout, tools))
+def ask(
+    server: LLMock,
+    provider: str,
+    *,
+    stream: bool,
+    timeout: float = 30.0,
+    silence: float = 30.0,
+    tools: bool = False,
+) -> ModelReply:
+    return asyncio.run(_ask(server, MODEL[provider], stream, timeout, silence, tools))
 
 
-def failure(server: LLMock, provider: str, stream: bool, timeout: float = 5.0) -> ModelFailed:
+def failure(server: LLMock, provider: str, **how: Any) -> ModelFailed:
     with pytest.raises(ModelFailed) as failed:
-        ask(server, provider, stream, timeout)
+        ask(server, provider, **how)
     return failed.value
 
 
@@ -59,12 +67,12 @@ def failure(server: LLMock, provider: str, stream: bool, timeout: float = 5.0) -
 @each_way
 def test_a_reply_is_the_same_whole_or_in_pieces(server: LLMock, provider: str, stream: bool) -> None:
     server.reply(TEXT)
-    reply = ask(server, provider, stream)
+    reply = ask(server, provider, stream=stream)
     assert (reply.text, reply.finish, reply.calls) == (TEXT, "stop", ())
     assert 0 < reply.tokens_out < 100, "the provider's own count, not the bound for those who don't say"
     assert server.last_request.stream == stream
     server.call_tool("look", {"id": "A-17"}).reset().call_tool("look", {"id": "A-17"})
-    (call,) = ask(server, provider, stream, tools=True).calls
+    (call,) = ask(server, provider, stream=stream, tools=True).calls
     assert (call.name, call.args) == ("look", {"id": "A-17"})
 
 
@@ -85,7 +93,7 @@ STREAMS: list[tuple[str, Broken, FailureKind]] = [
     *((f"truncated after {n}", lambda server, n=n: server.truncate(after_chunks=n), "cut") for n in (1, 3, 8)),
     *((f"dropped after {n}", lambda server, n=n: server.disconnect(after_chunks=n), "cut") for n in (1, 3, 8)),
     *((f"corrupt at {n}", lambda server, n=n: server.corrupt(after_chunks=n), "malformed") for n in (1, 3)),
-    ("stands still", lambda server: server.stall(after_chunks=5, seconds=20), "timeout"),
+    ("stands still", lambda server: server.stall(after_chunks=5, seconds=15), "timeout"),
 ]
 
 
@@ -96,12 +104,11 @@ def test_a_stream_that_breaks_is_no_answer_wherever_it_breaks(
 ) -> None:
     """Half an answer looks like a whole one: the client libraries raise nothing when a stream just ends."""
     break_it(server.reply(TEXT))
-    before = time.monotonic()
-    failed = failure(server, provider, stream=True, timeout=15)
-    assert (failed.kind, failed.billed) == (kind, True)
-    assert failed.kind in RETRYABLE and time.monotonic() - before < 10
+    failed = failure(server, provider, stream=True, silence=1.0 if kind == "timeout" else 30.0)
+    assert (failed.kind, failed.billed) == (kind, True) and failed.kind in RETRYABLE
     record = server.last_request
     assert record.fault is not None and record.fault.startswith("stream:"), "the fault did strike"
+    assert kind != "timeout" or not record.completed, "it left before the server went on"
 
 
 @each_provider
@@ -125,15 +132,15 @@ def test_every_end_that_is_missing_is_noticed(server: LLMock, provider: str) -> 
 @each_way
 def test_an_answer_that_does_not_begin_is_a_timeout(server: LLMock, provider: str, stream: bool) -> None:
     server.add(SlowFirstToken(20) if stream else Delay(3))
-    failed = failure(server, provider, stream, timeout=1)
+    failed = failure(server, provider, stream=stream, timeout=1)
     assert (failed.kind, failed.billed) == ("timeout", True)
 
 
 @each_provider
 def test_a_stream_may_think_for_long_before_its_first_piece(server: LLMock, provider: str) -> None:
     """Only one that has begun and then stands still is taken to hang."""
-    server.reply(TEXT).slow_first_token(1.5)
-    assert ask(server, provider, stream=True).text == TEXT
+    server.reply(TEXT).slow_first_token(3)
+    assert ask(server, provider, stream=True, silence=2.0).text == TEXT
 
 
 STATUSES: list[tuple[int, FailureKind]] = [
@@ -158,7 +165,7 @@ STATUSES: list[tuple[int, FailureKind]] = [
 def test_every_status_has_its_kind_and_is_sent_once(server: LLMock, provider: str, stream: bool) -> None:
     for status, kind in STATUSES:
         server.reset().fail(status, times=None)
-        assert failure(server, provider, stream).kind == kind, status
+        assert failure(server, provider, stream=stream).kind == kind, status
         assert len(server.requests) == 1, status
 
 
@@ -167,14 +174,14 @@ def test_every_status_has_its_kind_and_is_sent_once(server: LLMock, provider: st
 def test_the_wait_that_is_asked_for_is_read(server: LLMock, provider: str, stream: bool) -> None:
     for status in (429, 503, 529):
         server.reset().fail(status, retry_after=7.0)
-        assert failure(server, provider, stream).retry_after == pytest.approx(7.0), status
+        assert failure(server, provider, stream=stream).retry_after == pytest.approx(7.0), status
 
 
 @each_provider
 @each_way
 def test_a_prompt_that_is_too_long_is_an_overflow(server: LLMock, provider: str, stream: bool) -> None:
     server.limits(context_window=1)
-    assert failure(server, provider, stream).kind == "overflow"
+    assert failure(server, provider, stream=stream).kind == "overflow"
 
 
 @each_way
@@ -183,4 +190,4 @@ def test_a_used_up_quota_is_told_from_a_rate_limit(server: LLMock, stream: bool)
     server.fail(429, code="insufficient_quota", provider="openai")
     server.fail(400, message="Your credit balance is too low to access the API.", provider="anthropic")
     for provider in PROVIDERS:
-        assert failure(server, provider, stream).kind == "quota", provider
+        assert failure(server, provider, stream=stream).kind == "quota", provider

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from random import Random
 from typing import Any, Literal, TypeVar
 
@@ -47,7 +48,13 @@ def breaks(kind: Any, times: int, **more: Any) -> Faults:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What goes wrong, how many requests that must take, and how the run stands then."""
+    """What goes wrong, how many requests that must take, and how the run stands then.
+
+    within, silence  what an attempt and a silent stream get: short where that is the fault, and then a slow machine may
+                     make one attempt more of it; else longer than any machine is slow
+    judged           what the judge says all the same
+    seen             by the server: one that prepares an answer doesn't notice that its client has left
+    """
 
     name: str
     faults: Faults
@@ -55,7 +62,13 @@ class Scenario:
     status: str = "completed"
     providers: tuple[str, ...] = PROVIDERS
     judged: tuple[str, ...] = ()
-    seen: bool = True  # by the server: one that still prepares an answer doesn't notice that its client has left
+    seen: bool = True
+    within: float = 30.0
+    silence: float = 30.0
+
+    @property
+    def takes_its_time(self) -> bool:
+        return min(self.within, self.silence) < 30
 
 
 @dataclass(frozen=True)
@@ -78,14 +91,16 @@ class Case:
         return self.scenario.faults(Match(model=str(self), stream=self.stream))
 
 
+# Where nothing says how long to wait, three faults in a row: that waits grow shows in three of them also on a machine
+# that is so busy that one came late.
 ERRORS = [
     Scenario("429_briefly", fails(429, 2, retry_after=0.4), 3),
     Scenario("429_fraction", fails(429, 1, retry_after=1.3), 2),
     Scenario("429_as_long_as_it_lasts", fails(429, None, retry_after=0.2), ATTEMPTS, "waiting"),
     Scenario("429_quota", fails(429, None, code="insufficient_quota"), 1, "waiting", ("openai",), ("gave_up",)),
     Scenario("400_quota", fails(400, None, message="Your credit balance is too low"), 1, "waiting", ("anthropic",)),
-    Scenario("408", fails(408, 2), 3),
-    Scenario("500", fails(500, 2), 3),
+    Scenario("408", fails(408, 3), 4),
+    Scenario("500", fails(500, 3), 4),
     Scenario("500_as_long_as_it_lasts", fails(500, None), ATTEMPTS, "waiting"),
     Scenario("502", fails(502, 3), 4),
     Scenario("503_with_its_own_wait", fails(503, 2), 3),
@@ -94,16 +109,16 @@ ERRORS = [
     *(Scenario(f"{status}", fails(status, None), 1, "waiting") for status in (400, 401, 403, 404, 422)),
     Scenario("overflow", fails(400, None, code="context_length_exceeded", message="prompt is too long"), 1, "waiting"),
 ]
-WHOLE = [*ERRORS, Scenario("late", lambda match: [Delay(4, match=match)], 2, seen=False)]
+WHOLE = [*ERRORS, Scenario("late", lambda match: [Delay(6, match=match)], 2, seen=False, within=2.5)]
 STREAMED = [
     *ERRORS,
-    Scenario("late", lambda match: [SlowFirstToken(4, match=match)], 2),
+    Scenario("late", lambda match: [SlowFirstToken(6, match=match)], 2, within=2.5),
     Scenario("slow_to_begin", lambda match: [SlowFirstToken(1.5, match=match)], 1),
-    Scenario("truncated", breaks("truncate", 2, after_chunks=4), 3),
+    Scenario("truncated", breaks("truncate", 3, after_chunks=4), 4),
     Scenario("truncated_at_once", breaks("truncate", 3, after_chunks=0), 4),
-    Scenario("cut", breaks("disconnect", 2, after_chunks=4), 3),
-    Scenario("malformed", breaks("malformed", 2, after_chunks=3), 3),
-    Scenario("hung", breaks("stall", 2, after_chunks=4, stall_seconds=4), 3),
+    Scenario("cut", breaks("disconnect", 3, after_chunks=4), 4),
+    Scenario("malformed", breaks("malformed", 3, after_chunks=3), 4),
+    Scenario("hung", breaks("stall", 3, after_chunks=4, stall_seconds=12), 4, silence=3.0),
 ]
 CASES = [
     *(Case(scenario, provider, False) for scenario in WHOLE for provider in scenario.providers),
@@ -138,18 +153,26 @@ def played() -> dict[str, Played]:
 
 async def _all_of(server: LLMock) -> dict[str, tuple[str, list[e.Event]]]:
     async with asyncio.timeout(120):
-        whole, streamed = await asyncio.gather(_some_of(server, False), _some_of(server, True))
-    return {**whole, **streamed}
+        alike = sorted(CASES, key=_way)
+        parts = await asyncio.gather(*[_some_of(server, *way, list(some)) for way, some in groupby(alike, _way)])
+    return {name: how for part in parts for name, how in part.items()}
 
 
-async def _some_of(server: LLMock, stream: bool) -> dict[str, tuple[str, list[e.Event]]]:
-    cases = [case for case in CASES if case.stream == stream]
-    models = models_at(server, stream=stream)
+def _way(case: Case) -> tuple[bool, float]:
+    return case.stream, case.scenario.silence
+
+
+async def _some_of(
+    server: LLMock, stream: bool, silence: float, cases: list[Case]
+) -> dict[str, tuple[str, list[e.Event]]]:
+    models = models_at(server, stream=stream, silence=silence)
     prices = {case.model: Price.per_million(1, 4) for case in cases}
     client = Client(world=replace(open_world("sqlite:///:memory:", models=models, prices=prices), chance=Random(SEED)))
     machines = {case: asks(case) for case in cases}
+    for case in cases:
+        models.find(case.model)  # which takes its time, and none of theirs
     try:
-        async with Worker(client, list(machines.values()), watch=False):
+        async with Worker(client, list(machines.values()), concurrency=16, watch=False):
             runs = {str(case): await client.start(machine, Nothing()) for case, machine in machines.items()}
             return {name: await _to_its_end(client, run) for name, run in runs.items()}
     finally:
@@ -170,9 +193,11 @@ class Nothing(BaseModel):
 def asks(case: Case) -> Machine[Nothing, None]:
     """A machine that asks the case's model once."""
 
-    @state(models=[case.model], writes=["text"], within=60)
+    @state(models=[case.model], writes=["text"], within=100)
     async def work(turn: Turn[Nothing]) -> Literal["done"]:
-        turn.record.text = (await turn.model(case.model, "Say something of some length.", within=2.5)).text
+        turn.record.text = (
+            await turn.model(case.model, "Say something of some length.", within=case.scenario.within)
+        ).text
         return "done"
 
     return Machine(str(case), Nothing, table={"work": work.then({"done": "closed"}), "closed": final("completed")})
@@ -189,7 +214,7 @@ def test_the_judge_has_nothing_to_say(case: Case, played: dict[str, Played]) -> 
     verdict = judge(seen.requests)
     assert tuple(finding.code for finding in verdict.findings) == case.scenario.judged, verdict.render()
     assert not set(FORBIDDEN).intersection(case.scenario.judged)
-    assert len(seen.requests) == case.scenario.requests
+    assert len(seen.requests) == case.scenario.requests or case.scenario.takes_its_time
     assert len(verdict.calls) == 1 or not case.scenario.seen, "it knew all attempts for one call's"
 
 
@@ -197,8 +222,9 @@ def test_the_judge_has_nothing_to_say(case: Case, played: dict[str, Played]) -> 
 def test_the_run_ends_as_it_must_and_each_attempt_is_an_event(case: Case, played: dict[str, Played]) -> None:
     seen = played[str(case)]
     assert seen.status == case.scenario.status, seen.log
-    assert len(seen.of(e.ModelCalled)) == case.scenario.requests
-    assert len(seen.of(e.AttemptFailed)) == case.scenario.requests - (seen.status == "completed")
+    assert len(seen.of(e.ModelCalled)) == len(seen.requests)
+    assert len(seen.of(e.AttemptFailed)) == len(seen.requests) - (seen.status == "completed")
+    assert len(seen.requests) >= case.scenario.requests
     met = sum(one.status >= 400 or not one.completed for one in seen.requests)
     assert met == len(seen.of(e.AttemptFailed)) or not case.scenario.seen, "each fault failed an attempt"
 
@@ -223,7 +249,7 @@ async def _credulously(server: LLMock, model: str) -> None:
     from pydantic_ai.direct import model_request_stream
     from pydantic_ai.messages import ModelRequest as Asked
 
-    models = models_at(server, stream=True)
+    models = models_at(server, stream=True, silence=30.0)
     found = models.find(model)._server.model("m")  # type: ignore[attr-defined]
     async with model_request_stream(found, [Asked.user_text_prompt("Say something.")]) as stream:
         async for _ in stream:

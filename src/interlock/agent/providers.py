@@ -55,8 +55,8 @@ class ProviderModels:
 
     base_urls  addresses by provider name
     environ    where keys (and OPENAI_BASE_URL, ANTHROPIC_BASE_URL) are read from; default: the process's
-    stream     have replies streamed, so that a connection that dies in a long answer is noticed after `silence` seconds;
-               default: whether INTERLOCK_STREAM=1 is set
+    stream     have replies streamed; default: whether INTERLOCK_STREAM=1 is set
+    silence    seconds without a piece after which a stream that has begun is taken to hang
 
     One HTTP client per address serves every model there; `aclose()` closes them, from the loop that used them.
     """
