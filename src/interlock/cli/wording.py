@@ -1,35 +1,13 @@
-"""Wording: figures, times and foreign text as a person reads them in one line. Knows no run.
-
-What models, tools and other people wrote may hold escape sequences that rewrite a terminal: `visible` shows them.
-"""
+"""Wording: figures and times as a person reads them in one line; foreign text goes through `visible`. Knows no run."""
 
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # control, format (bidi too), surrogates, line ends
-
-
-def visible(text: object, width: int | None = None) -> str:
-    """Text in one line, every control, escape and direction character written out; at most `width` long."""
-    line = str(text)
-    if not line.isprintable():
-        line = "".join(_shown(letter) for letter in line)
-    return line if width is None or len(line) <= width else line[: max(0, width - 3)] + "..."
-
-
-def _shown(letter: str) -> str:
-    if unicodedata.category(letter) not in _HIDDEN:
-        return letter
-    if letter in _NAMED:
-        return _NAMED[letter]
-    code = ord(letter)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+from interlock.visible import visible as visible  # where every verb finds it
 
 
 def value(given: Any, width: int = 40) -> str:
@@ -38,7 +16,7 @@ def value(given: Any, width: int = 40) -> str:
 
 
 def named_values(given: Mapping[str, Any]) -> str:
-    """Values by name, in full: "cents 500, order_id "A-17"\"."""
+    """Values by name, in full: `cents 500, order_id "A-17"`."""
     return ", ".join(f"{visible(name)} {visible(json.dumps(each, ensure_ascii=False))}" for name, each in given.items())
 
 

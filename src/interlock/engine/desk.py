@@ -75,8 +75,9 @@ class Desk:
 
     @property
     def takes_more(self) -> bool:
-        """While it parks, others of this entry may still open waits: nothing is broken, and it isn't over."""
-        return self.stopped is None and self._broken is None and not self.closed
+        """While it parks, others of this entry may still open waits: nothing is broken, and nobody is cancelled yet."""
+        broken = self._broken is not None or isinstance(self.stopped, Diverging | Broken)
+        return not (broken or self.leaving or self.closed)
 
     # -- stopping ---------------------------------------------------------------------------------------------------
 
