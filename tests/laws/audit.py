@@ -26,6 +26,7 @@ def audit(store: Store) -> None:
         if row.status in FINAL:
             assert row.account.held == Amounts(), f"{row.id} ended with {row.account.held} held"
         no_blind_repeat(log)
+        no_call_unapproved(log)
         ends_once(log)
         assert row.status != "completed" or not doubts_left(log), f"{row.id} completed in doubt"
 
@@ -86,6 +87,35 @@ def no_blind_repeat(log: Iterable[e.Event]) -> None:
                     repeating.add(event.effect)
                 if event.happened:
                     done.add(event.effect)
+
+
+def no_call_unapproved(log: Iterable[e.Event]) -> None:
+    """What a person was asked to approve is called only as she approved it: once, in its turn, in time."""
+    asked: dict[int, e.WaitOpened] = {}
+    given: dict[int, e.Approved] = {}
+    used: dict[int, int] = {}
+    for event in log:
+        match event:
+            case e.WaitOpened() if event.why == "approve":
+                assert event.effect is not None and event.effect not in used
+                asked[event.effect] = event
+            case e.Approved():
+                assert asked[event.effect].wait == event.wait
+                given[event.effect] = event
+            case e.ApprovalRefused() if event.effect in given and given[event.effect].wait == event.wait:
+                del given[event.effect]
+            case e.ToolCalled() if event.effect in used:
+                assert event.approval == used[event.effect], f"{event} goes by another approval than its first attempt"
+            case e.ToolCalled() if event.effect in asked:
+                approved = given.pop(event.effect)
+                args = asked[event.effect].call["args"] if approved.args is None else approved.args
+                assert (event.approval, event.args) == (approved.wait, args), f"{event} isn't what was approved"
+                assert event.at < approved.until and event.turn == approved.turn
+                used[event.effect] = approved.wait
+            case e.ToolCalled():
+                assert event.approval is None, f"{event} names an approval that nobody was asked for"
+            case e.Transitioned():
+                given.clear()
 
 
 def ends_once(log: list[e.Event]) -> None:

@@ -2,79 +2,467 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import BaseModel
+import pytest
 
-from interlock import Call, Limits, Machine, ask, final, tool, use
-from interlock.history.events import Approved, ToolCalled, Transitioned, WaitOpened
-from interlock.testing import play
+from interlock import Turn, state
+from interlock.client import RunHandle
+from interlock.errors import BadInput, WaitClosed
+from interlock.history import events as e
+from interlock.reading import OpenWait
+from interlock.store.protocol import InboxItem, Leave
+from interlock.testing import ScriptedModel, call, choose
+from tests.laws.approving import MINUTES, Order, Till, denied_goes_another_way, in_code, in_model, in_use
+from tests.laws.stage import Stage, on_stage
 
-
-class Order(BaseModel):
-    order_id: str = "A-17"
-    cents: int = 500
-    receipt: str = ""
-
-
-def desk(paid: list[tuple[str, int]], *, within: float = 4 * 3600, **limits: Any) -> Machine[Order, None]:
-    """A machine that pays when somebody of finance says so."""
-
-    @tool(does="write", keyed=True, within=20)
-    async def refund(call: Call[None], order_id: str, cents: int) -> str:
-        paid.append((order_id, cents))
-        return f"paid {cents}"
-
-    pay = use(refund, args={"order_id": "order_id", "cents": "cents"}, into="receipt", approve="finance", within=within)
-    person = ask("Take over", of="support", writes={"again": ["cents"], "stop": []}, within=1e6)
-    return Machine(
-        "refunds",
-        Order,
-        limits=Limits(turns=9, warn_at=1.0, **limits),
-        table={
-            "pay": pay.then({"done": "closed", "denied": "refused", "timeout": "person"}),
-            "person": person.then({"again": "pay", "stop": "refused", "timeout": "refused"}),
-            "closed": final("completed"),
-            "refused": final("failed"),
-        },
-    )
+Scene = Callable[[Stage, Any, Till], Any]
 
 
-def test_nothing_is_called_before_somebody_says_yes() -> None:
-    paid: list[tuple[str, int]] = []
-    played = play(desk(paid), Order())
-    assert (played.status, paid) == ("waiting", [])
-    [wait] = played.result.waits
-    assert (wait.kind, wait.why, wait.of) == ("person", "approve", "finance")
-    assert wait.call["args"] == {"order_id": "A-17", "cents": 500}
-    assert list(wait.form) == ["approve", "deny", "edit"]
+def waits(stage: Stage) -> list[OpenWait]:
+    return [wait for wait in stage.client.waiting() if wait.why == "approve"]
 
 
-def test_what_is_approved_is_called_once() -> None:
-    paid: list[tuple[str, int]] = []
-    played = play(desk(paid), Order(), answers=[("approve",)])
-    assert (played.status, paid, played.record.receipt) == ("completed", [("A-17", 500)], "paid 500")
-    [asked] = [e for e in played.events if isinstance(e, WaitOpened)]
-    [approved] = [e for e in played.events if isinstance(e, Approved)]
-    [called] = [e for e in played.events if isinstance(e, ToolCalled)]
-    assert (approved.wait, approved.effect, approved.binding) == (asked.wait, asked.effect, asked.binding)
-    assert (called.approval, called.effect) == (asked.wait, asked.effect)
+async def asked(stage: Stage, count: int = 1) -> list[OpenWait]:
+    """Until so many calls wait for a yes, and the worker has put the run down."""
+    await stage.until(lambda: len(waits(stage)) == count and stage.status() == "waiting")
+    return waits(stage)
 
 
-def test_what_is_denied_is_not_called_and_the_turn_ends_denied() -> None:
-    paid: list[tuple[str, int]] = []
-    played = play(desk(paid), Order(), answers=[("deny",)])
-    assert (played.status, paid, played.result.reason) == ("failed", [], "denied")
-    [moved] = [e for e in played.events if isinstance(e, Transitioned)]
-    assert moved.why == "denied by person"
+async def started(stage: Stage, machine: Any, **record: Any) -> RunHandle[Order]:
+    await stage.worker(machine)
+    return await stage.client.start(machine, Order(**record))
 
 
-def test_arguments_that_a_person_changed_are_the_ones_called() -> None:
-    paid: list[tuple[str, int]] = []
-    played = play(desk(paid), Order(), answers=[("edit", {"cents": 300})])
-    assert (played.status, paid) == ("completed", [("A-17", 300)])
-    [asked] = [e for e in played.events if isinstance(e, WaitOpened)]
-    [approved] = [e for e in played.events if isinstance(e, Approved)]
-    [called] = [e for e in played.events if isinstance(e, ToolCalled)]
-    assert approved.args == called.args == {"order_id": "A-17", "cents": 300}
-    assert approved.binding != asked.binding, "another approval, to other arguments"
+# -- what is approved is what is called -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [in_use, in_code, in_model])
+def test_nothing_is_called_before_somebody_says_yes(kind: Any) -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        await started(stage, kind(till))
+        found = await asked(stage, 2 if kind is in_code else 1)
+        await asyncio.sleep(MINUTES / 2)
+        assert till.paid == [] and stage.of(e.ToolCalled) == []
+        assert {(wait.kind, wait.of) for wait in found} == {("person", "finance")}
+
+    on_stage(scene, [call("refund", order_id="A-17", cents=500)])
+
+
+def test_in_a_use_state_what_is_approved_is_called() -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_use(till))
+        [wait] = await asked(stage)
+        await stage.client.approve(run.id, by="ann", reason="as agreed")
+        result = await run.result()
+        assert (result.status, till.sums) == ("completed", [500])
+        [approved], [called] = stage.of(e.Approved), stage.of(e.ToolCalled)
+        assert (approved.by, approved.reason, approved.binding) == ("ann", "as agreed", wait.binding)
+        assert called.args == wait.call["args"] == {"order_id": "A-17", "cents": 500}
+        assert (called.approval, called.effect) == (wait.number, wait.effect)
+
+    on_stage(scene)
+
+
+def test_in_a_model_state_what_is_approved_is_called_and_the_model_isn_t_asked_again() -> None:
+    """Asked again, it would say something else by now."""
+    till = Till()
+    model = ScriptedModel([call("refund", order_id="A-17", cents=500), choose("done")])
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_model(till))
+        [wait] = await asked(stage)
+        assert wait.call["args"] == {"order_id": "A-17", "cents": 500}
+        await stage.client.approve(run.id)
+        assert ((await run.result()).status, till.sums, len(model.requests)) == ("completed", [500], 2)
+        assert "A-17 500" in str(model.requests[1].messages)
+
+    on_stage(scene, model)
+
+
+def test_equal_calls_side_by_side_need_a_yes_each() -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_code(till))
+        first, second = await asked(stage, 2)
+        assert first.call["args"] == second.call["args"] and first.binding != second.binding
+        with pytest.raises(BadInput, match=f"{first.number}.*{second.number}"):
+            await stage.client.approve(run.id)
+        await stage.client.approve(run.id, wait=second.number, args={"cents": 240})
+        await asyncio.sleep(60)
+        assert till.paid == []
+        await stage.client.approve(run.id, wait=first.number)
+        [third] = await asked(stage)
+        assert till.sums == [240, 250]
+        assert third.call["args"]["cents"] == 1
+        await stage.client.approve(run.id)
+        assert (await run.result()).record.receipts == ["A-17 250", "A-17 240", "A-17 1"]
+        assert till.sums == [1, 240, 250]
+        till.assert_nothing_twice()
+
+    on_stage(scene)
+
+
+def test_arguments_that_a_person_changed_are_the_ones_that_are_called() -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_use(till))
+        [wait] = await asked(stage)
+        for wrong in ({"cents": "a lot"}, {"euros": 3}):
+            with pytest.raises(BadInput):
+                await stage.client.approve(run.id, args=wrong)
+        await stage.client.approve(run.id, args={"cents": 300}, by="ann")
+        assert (await run.result()).status == "completed"
+        [approved], [called] = stage.of(e.Approved), stage.of(e.ToolCalled)
+        assert called.args == approved.args == {"order_id": "A-17", "cents": 300}
+        assert approved.binding != wait.binding, "another approval"
+        assert till.sums == [300]
+
+    on_stage(scene)
+
+
+def test_arguments_that_the_tool_refuses_are_asked_about_again() -> None:
+    """A form says less than a type may."""
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_use(till))
+        [wait] = await asked(stage)
+        body = {"wait": wait.number, "outcome": "edit", "fields": {"euros": 3}, "by": "x", "approval": wait.binding}
+        item = InboxItem("forged", "decision", body, stage.clock.now_ms())
+        await stage.client.world.committer.submit(Leave(run.id, item, stage.clock.now_ms(), wait.number, "decision"))
+        await stage.until(lambda: len(stage.of(e.ApprovalRefused)) == 1)
+        [again] = await asked(stage)
+        assert "euros" in again.prompt and till.paid == []
+        assert again.due == wait.due, "what doesn't fit buys no time"
+        await stage.client.approve(run.id)
+        assert (await run.result()).status == "completed"
+
+    on_stage(scene)
+
+
+# -- no ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [in_use, in_code, in_model])
+def test_what_is_denied_is_not_called_and_its_turn_ends_denied(kind: Any) -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, kind(till))
+        for wait in await asked(stage, 2 if kind is in_code else 1):
+            await stage.client.deny(run.id, wait=wait.number, by="ann", reason="not ours")
+        await stage.until(lambda: stage.store.find(run.id).state == "person")
+        [moved] = stage.of(e.Transitioned)
+        assert (moved.outcome, moved.why, till.paid) == ("denied", "denied by ann: not ours", [])
+
+    on_stage(scene, [call("refund", order_id="A-17", cents=500)])
+
+
+@pytest.mark.parametrize("kind", [in_use, in_code, in_model])
+def test_what_nobody_answers_is_not_called_and_its_turn_ends_timeout(kind: Any) -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, kind(till))
+        await asked(stage, 2 if kind is in_code else 1)
+        result = await run.result()
+        assert (result.state, till.paid) == ("late", [])
+        assert stage.clock.monotonic() == pytest.approx(MINUTES, abs=60)
+
+    on_stage(scene, [call("refund", order_id="A-17", cents=500)])
+
+
+def test_a_handler_may_go_another_way_when_it_is_denied() -> None:
+    till = Till()
+
+    def handler(refund: Any) -> Any:
+        @state(tools=[refund], writes=["receipts"], within=MINUTES)
+        async def work(turn: Turn[Order]) -> Literal["done"]:
+            return await denied_goes_another_way(turn, refund)
+
+        return work
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_code(till, handler))
+        [whole] = await asked(stage)
+        await stage.client.deny(run.id)
+        await stage.until(lambda: any(wait.number != whole.number for wait in waits(stage)))
+        await stage.client.approve(run.id)
+        assert ((await run.result()).status, till.sums) == ("completed", [250])
+
+    on_stage(scene)
+
+
+# -- one yes, one effect ----------------------------------------------------------------------------------------------
+
+
+def test_one_yes_covers_the_attempts_of_its_effect() -> None:
+    till = Till(fails=2)
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_use(till))
+        [wait] = await asked(stage)
+        await stage.client.approve(run.id, args={"cents": 400})
+        assert (await run.result()).status == "completed"
+        calls = stage.of(e.ToolCalled)
+        assert [(c.attempt, c.approval, c.args["cents"]) for c in calls] == [
+            (attempt, wait.number, 400) for attempt in (1, 2, 3)
+        ]
+        assert till.sums == [400]
+
+    on_stage(scene)
+
+
+def test_after_a_new_turn_there_is_a_new_question() -> None:
+    """The same call of the same state: the old yes was for another effect."""
+    till = Till(fails=4)
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_use(till))
+        [first] = await asked(stage)
+        await stage.client.approve(run.id)
+        await stage.until(lambda: [wait.why for wait in stage.client.waiting()] == ["escalated"])
+        await stage.client.resolve(run.id, "retry")
+        [second] = await asked(stage)
+        assert second.effect != first.effect and second.binding != first.binding and till.paid == []
+        await stage.client.approve(run.id)
+        assert ((await run.result()).status, till.sums) == ("completed", [500])
+
+    on_stage(scene)
+
+
+def test_a_handler_that_asks_twice_needs_two() -> None:
+    till = Till()
+
+    def handler(refund: Any) -> Any:
+        @state(tools=[refund], writes=["receipts"], within=MINUTES)
+        async def work(turn: Turn[Order]) -> Literal["done"]:
+            for _ in range(2):
+                turn.record.receipts.append(await turn.call(refund, "A-17", 5))
+            return "done"
+
+        return work
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_code(till, handler))
+        [first] = await asked(stage)
+        await stage.client.approve(run.id)
+        await stage.until(lambda: till.sums == [5])
+        [second] = await asked(stage)
+        assert second.number != first.number
+        await stage.client.approve(run.id)
+        assert (await run.result()).status == "completed"
+        assert len(till.paid) == 2
+
+    on_stage(scene)
+
+
+# -- what is stopped, and logged --------------------------------------------------------------------------------------
+
+
+def refused(stage: Stage) -> list[str]:
+    return [event.why for event in stage.of(e.ApprovalRefused)]
+
+
+def test_a_handler_that_changes_the_arguments_after_the_yes_is_stopped() -> None:
+    till = Till()
+    sums = iter([500, 999, 999])
+
+    def handler(refund: Any) -> Any:
+        @state(tools=[refund], within=MINUTES)
+        async def work(turn: Turn[Order]) -> Literal["done"]:
+            await turn.call(refund, "A-17", next(sums))
+            return "done"
+
+        return work
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_code(till, handler))
+        await asked(stage)
+        await stage.client.approve(run.id)
+        await stage.until(lambda: stage.store.find(run.id).state == "person")
+        assert till.paid == [] and stage.of(e.ToolCalled) == []
+        assert len(stage.of(e.Diverged)) == 1
+        assert len(refused(stage)) == 1 and refused(stage)[0].startswith("not used")
+
+    on_stage(scene)
+
+
+def test_a_record_is_read_once_so_that_a_use_cannot_change_its_arguments() -> None:
+    """Another machine of the same shape, deployed between question and yes, fills the arguments otherwise."""
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        old = await stage.worker(machine := in_use(till))
+        run = await stage.client.start(machine, Order())
+        await asked(stage)
+        await old.stop()
+        stage._workers.remove(old)
+        await stage.client.approve(run.id)
+        deployed = in_use(till)
+        object.__setattr__(deployed.row("pay").state, "args", {"order_id": "order_id", "cents": "order_id"})
+        await stage.worker(deployed)
+        await stage.until(lambda: stage.store.find(run.id).state == "person")
+        assert till.paid == [] and stage.of(e.ToolCalled) == []
+        assert len(refused(stage)) == 1
+
+    on_stage(scene)
+
+
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        ({"does": "destroy", "keyed": False}, "declared otherwise"),
+        ({"name": "repay"}, ""),
+        ({"within": 4}, None),
+    ],
+)
+def test_a_tool_declared_otherwise_by_now_is_asked_about_again(terms: dict[str, Any], why: str | None) -> None:
+    """Its schema, or what it does; not how long it may take. Under another name it is another call."""
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        old = await stage.worker(machine := in_use(till))
+        run = await stage.client.start(machine, Order())
+        [wait] = await asked(stage)
+        await old.stop()
+        stage._workers.remove(old)
+        await stage.client.approve(run.id)
+        await stage.worker(in_use(till, **terms))
+        if why is None:
+            assert ((await run.result()).status, till.sums) == ("completed", [500])
+            return
+        await stage.until(lambda: len(refused(stage)) == 1)
+        assert why in refused(stage)[0] and till.paid == []
+        if why:
+            [again] = await asked(stage)
+            assert again.effect == wait.effect and again.number != wait.number
+            await stage.client.approve(run.id)
+            assert (await run.result()).status == "completed"
+
+    on_stage(scene)
+
+
+def test_a_yes_that_nobody_used_in_time_is_asked_for_again() -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        old = await stage.worker(machine := in_use(till))
+        run = await stage.client.start(machine, Order())
+        [wait] = await asked(stage)
+        await old.stop()
+        stage._workers.remove(old)
+        await stage.client.approve(run.id, by="ann")
+        await asyncio.sleep(MINUTES + 1)
+        await stage.worker(machine)
+        await stage.until(lambda: len(refused(stage)) == 1)
+        assert refused(stage)[0].startswith("expired") and till.paid == []
+        [again] = await asked(stage)
+        assert again.number != wait.number and again.due is not None and again.due > stage.clock.now_ms()
+        await stage.client.approve(run.id)
+        assert ((await run.result()).status, till.sums) == ("completed", [500])
+
+    on_stage(scene)
+
+
+def leave(stage: Stage, run: str, item: str, body: dict[str, Any], wait: int | None = None) -> Any:
+    """Put something into the inbox past the client, as somebody with the file could."""
+    now = stage.clock.now_ms()
+    write = Leave(run, InboxItem(item, "decision", body, now), now, wait, "decision" if wait is not None else "")
+    return stage.client.world.committer.submit(write)
+
+
+def test_the_same_item_again_counts_once_and_a_copy_of_it_not_at_all() -> None:
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_code(till))
+        first, second = await asked(stage, 2)
+        body = {"wait": first.number, "outcome": "approve", "by": "ann", "approval": first.binding}
+        for _ in range(3):
+            await leave(stage, run.id, "the yes", body, first.number)
+        await leave(stage, run.id, "a copy", body)
+        await leave(stage, run.id, "a copy for the other", {**body, "wait": second.number})
+        await stage.until(lambda: len(refused(stage)) == 2)
+        assert "replayed" in refused(stage)[0] and "without closing its wait" in refused(stage)[1]
+        await stage.client.approve(run.id, wait=second.number)
+        await stage.until(lambda: till.sums == [250, 250])
+        await asked(stage)
+        await leave(stage, run.id, "a copy, later", body)
+        await stage.until(lambda: len(refused(stage)) == 3)
+        assert len(till.paid) == 2
+        await stage.client.cancel(run.id)
+        await run.result()
+
+    on_stage(scene)
+
+
+@pytest.mark.parametrize("what", ["run", "effect", "arguments", "nothing"])
+def test_a_borrowed_yes_is_stopped(what: str) -> None:
+    """It closes the wait, as any answer that gets there first; but it is for something else, so somebody is asked
+    again, and told why."""
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_code(till))
+        first, second = await asked(stage, 2)
+        other = await stage.client.start(in_code(till), Order())
+        await stage.until(lambda: len(waits(stage)) == 4)
+        theirs = next(wait for wait in waits(stage) if wait.run == other.id)
+        binding = {"run": theirs.binding, "effect": second.binding, "arguments": "0" * 64, "nothing": None}[what]
+        body = {"wait": first.number, "outcome": "approve", "by": "eve"}
+        await leave(stage, run.id, "x", body if binding is None else {**body, "approval": binding}, first.number)
+        await stage.until(lambda: len(stage.of(e.ApprovalRefused, run.id)) == 1)
+        [said] = stage.of(e.ApprovalRefused, run.id)
+        assert (said.by, said.effect, said.body["wait"]) == ("eve", first.effect, first.number)
+        assert "borrowed" in said.why
+        await stage.client.approve(run.id, wait=second.number)
+        await stage.until(lambda: len([w for w in waits(stage) if w.run == run.id]) == 1)
+        [again] = [wait for wait in waits(stage) if wait.run == run.id]
+        assert (again.effect, till.sums) == (first.effect, [250])
+        assert len(till.paid) == 1
+        for each in (run, other):
+            await stage.client.cancel(each.id)
+            await each.result()
+
+    on_stage(scene)
+
+
+def test_a_call_that_is_approved_beside_one_that_is_denied_leaves_no_doubt() -> None:
+    """The handler ends by the denial. What was approved is called or isn't; its yes counts for nothing later."""
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_code(till))
+        first, second = await asked(stage, 2)
+        await stage.client.approve(run.id, wait=first.number)
+        await stage.client.deny(run.id, wait=second.number)
+        await stage.until(lambda: stage.store.find(run.id).state == "person")
+        assert till.paid == [] and run.show().state.doubts == {} and run.show().state.approvals == {}
+        await stage.client.resolve(run.id, "again", {"cents": 2})
+        again = await asked(stage, 2)
+        assert till.paid == [] and not {w.effect for w in again} & {first.effect, second.effect}
+
+    on_stage(scene)
+
+
+def test_a_run_that_asks_for_no_approval_takes_none() -> None:
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_use(Till()))
+        await asked(stage)
+        await stage.client.deny(run.id)
+        await stage.until(lambda: stage.store.find(run.id).state == "person")
+        for answer in (stage.client.approve, stage.client.deny):
+            with pytest.raises(WaitClosed, match="asks for no approval"):
+                await answer(run.id)
+
+    on_stage(scene)

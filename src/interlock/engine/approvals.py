@@ -48,6 +48,12 @@ def check_not_refused(desk: Desk, entry: Entry) -> None:
         raise EffectFailed(EngineOutcome.DENIED, f"denied by {ended.by}{because}")
 
 
+def some_refused(desk: Desk) -> bool:
+    """Whether a person has said no in this turn."""
+    ends = (ended for opened, _, ended in desk.journal.waits.values() if opened.why == APPROVE)
+    return any(ended is not None and (ended.outcome == DENY or ended.how == "timer") for ended in ends)
+
+
 def cover(effect: Approvable, entry: Entry | None) -> None:
     """A further attempt of an effect: the approval that its first one used up is for this one too."""
     if entry is not None and isinstance(entry.intent, ToolCalled) and entry.intent.approval is not None:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from interlock.canonical import Json
 from interlock.engine import approvals, doubts, fallbacks
 from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect, unsent
-from interlock.engine.desk import Desk
+from interlock.engine.desk import REPLAY_POLL_SECONDS, Desk
 from interlock.engine.journal import Entry, Result
 from interlock.engine.live_run import Interrupted, leave_evidence
 from interlock.errors import EffectFailed, StaleLease, StoreError
@@ -95,6 +95,8 @@ class Effects:
         approvals.check_not_refused(self.desk, entry)
         if self.desk.leaving or self.desk.journal.unasked:
             await self.desk.replayed()
+        if approvals.some_refused(self.desk):  # whoever hears a no may end the turn, before anything else begins
+            await asyncio.sleep(REPLAY_POLL_SECONDS)
         await self._try(effect, entry.effect, 1)
 
     async def _may_try_again(self, effect: Effect, entry: Entry) -> bool:
