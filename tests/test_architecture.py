@@ -23,7 +23,7 @@ LINES = [
     ["policy"],
     ["store.protocol", "agent"],
     ["engine"],
-    ["store"],  # the rest of it: the concrete stores
+    ["store", "isolation"],  # the rest of store: the concrete ones
     ["bootstrap", "reading", "stuck"],
     ["worker", "fitting"],
     ["deciding", "handover"],

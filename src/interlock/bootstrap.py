@@ -20,7 +20,8 @@ from interlock.engine.committer import Committer, InlineCommitter, ThreadCommitt
 from interlock.engine.raised import RAISED, bearable
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
-from interlock.errors import StoreError
+from interlock.errors import BadInput, StoreError
+from interlock.isolation import LOADING, Isolation
 from interlock.machine.limits import Price
 from interlock.machine.window import WINDOW_BYTES_MAX
 from interlock.store.protocol import Store
@@ -190,6 +191,9 @@ def open_world(
     clock: Clock | None = None,
 ) -> World:
     """A world for production: system time, a writer thread, real providers unless others are given."""
+    if LOADING in os.environ:
+        name = os.environ[LOADING]
+        raise BadInput(f"loading the module of `{name}` for its process begins work: guard it by `__name__`")
     clock = clock or SystemClock()
     opened = open_store(store, clock=clock) if store is None or isinstance(store, str) else store
     return World(
@@ -202,6 +206,7 @@ def open_world(
         offload=Threads(),
         timing=timing or Timing(),
         model=model,
+        isolate=Isolation(clock),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -119,6 +120,45 @@ def test_a_needless_promise_of_a_read_is_warned_of(settings: dict[str, Any]) -> 
     found = said("tool_terms", asks_tool(odd))
     assert found.severity == "warning"
     assert_says(found, "first", "repeated anyway")
+
+
+@tool(does="read", within=10, isolate=True)
+def apart(call: Call[None], order_id: str) -> str:
+    return order_id
+
+
+@tool(does="read", within=10, isolate=True)
+def shopping(call: Call[Shop], order_id: str) -> str:
+    return order_id
+
+
+def _of_passing_name(call: Call[None], order_id: str) -> str:
+    return order_id
+
+
+kept: Any = _of_passing_name
+del _of_passing_name
+
+
+def test_an_isolated_tool_must_be_found_by_another_process() -> None:
+    assert findings_of(defined(asks_tool(apart))) == []
+    isolated: Any = tool(does="read", isolate=True, name="peek")
+
+    def inner(call: Call[None], order_id: str) -> str:
+        return order_id
+
+    assert_says(said("tool_terms", asks_tool(isolated(inner))), "first", "inner`", "isolate=True", "top of a module")
+    assert_says(said("tool_terms", asks_tool(isolated(kept))), "first", "_of_passing_name", "name of its own")
+
+
+def test_an_isolated_tool_has_no_dependencies() -> None:
+    found = said("tool_terms", asks_tool(shopping), deps=open_shop)
+    assert_says(found, "first", "process without `Shop`", "Call[None]")
+
+
+def test_an_isolated_tools_process_needs_time_to_start() -> None:
+    found = said("tool_terms", asks_tool(replace(apart, within=0.5)))
+    assert found.severity == "warning" and "less than its process may take to start" in found.message
 
 
 def test_a_tools_first_parameter_is_the_call() -> None:

@@ -24,7 +24,7 @@ from interlock.canonical import Json, copied, fingerprint
 from interlock.clock import Clock
 from interlock.engine.live_run import LiveRun, leave_evidence
 from interlock.engine.raised import RAISED, told
-from interlock.engine.world import Offload
+from interlock.engine.world import Apart, Offload
 from interlock.errors import BadInput, NotDone
 from interlock.history.events import ModelCalled, ModelReplied, ToolCalled, ToolReturned
 from interlock.machine.limits import Price
@@ -309,6 +309,8 @@ class ToolEffect(Struct):
         try:
             if isinstance(self.tool, ServerTool) and self.undoes is None:
                 value = await self._served(self.tool, run, call, sending, late)
+            elif self.tool.isolate and run.world.isolate is not None:
+                value = await self._apart(run.world.isolate(self.tool, call, copied(self.args)), sending, late)
             else:
                 value = await self._invoke(send, self.is_async, late)
         except AttemptError:
@@ -367,7 +369,16 @@ class ToolEffect(Struct):
         arguments = self.tool.revive(copied(self.args))
         if is_async:
             return await function(**arguments)
-        future = self.offload(lambda: function(**arguments), late)
+        return await self._offloaded(lambda: function(**arguments), late)
+
+    async def _apart(self, process: Apart, sending: Sending, late: Callable[[Any], None]) -> Any:
+        try:
+            return await self._offloaded(lambda: process.result(sending.begin), late)
+        finally:
+            process.kill()
+
+    async def _offloaded(self, function: Callable[[], Any], late: Callable[[Any], None] | None) -> Any:
+        future = self.offload(function, late)
         try:
             return await future
         except asyncio.CancelledError:

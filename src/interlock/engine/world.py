@@ -15,11 +15,13 @@ from interlock.agent.estimates import Estimates
 from interlock.agent.mcp import Connections
 from interlock.agent.model import Models
 from interlock.agent.servers import Servers
+from interlock.canonical import Json
 from interlock.clock import Clock
 from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Committer
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
+from interlock.machine.tools import Call, Tool
 from interlock.store.protocol import Store
 
 
@@ -32,6 +34,25 @@ class Offload(Protocol):
     ) -> asyncio.Future[Any]: ...
 
 
+class Apart(Protocol):
+    """One call of a tool in a process of its own."""
+
+    def result(self, begin: Callable[[], None]) -> Any:
+        """What the function returns; blocks. `begin` is asked right before anything is sent to it, and may raise.
+        Raises `AttemptError`."""
+        ...
+
+    def kill(self) -> None:
+        """End the process and all it started, from any thread, at any time."""
+        ...
+
+
+class Isolate(Protocol):
+    """How tools with `isolate=True` are called."""
+
+    def __call__(self, tool: Tool[Any, Any, Any], call: Call[Any], args: Mapping[str, Json]) -> Apart: ...
+
+
 class PriceOf(Protocol):
     """What a model costs; the machine's own table goes first. Raises `UnknownPrice`."""
 
@@ -40,7 +61,8 @@ class PriceOf(Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """What the engine may touch. `model` replaces every model a machine names (None: as the machine says)."""
+    """What the engine may touch. `model` replaces every model a machine names (None: as the machine says). `isolate`
+    None: isolated tools are called as all others are, for virtual time, which knows no processes."""
 
     clock: Clock
     chance: Random
@@ -54,6 +76,7 @@ class World:
     estimates: Estimates = field(default_factory=Estimates)
     servers: Servers = field(default_factory=Connections)
     breakers: Breakers = field(default_factory=Breakers)
+    isolate: Isolate | None = None
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

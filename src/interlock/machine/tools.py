@@ -69,6 +69,7 @@ class Tool(Generic[D, P, T]):
     trusted: bool = False
     approve: str | None = None
     approve_within: float = 86_400.0
+    isolate: bool = False
     description: str = ""
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
@@ -220,6 +221,7 @@ def tool(
     trusted: bool = False,
     approve: str | None = None,
     approve_within: float = 86_400.0,
+    isolate: bool = False,
     name: str | None = None,
 ) -> Declare:
     """Declare a function as a tool. Its first parameter is the `Call`; the others are what a model may fill.
@@ -236,7 +238,9 @@ def tool(
     trusted   its results may steer the run as the user's own words may
     approve   the role whose yes every call of it needs: a person sees the call and its arguments, and decides. A turn
               whose call is denied ends `denied`; after `approve_within` seconds without an answer, `timeout`
-    A plain `def` runs in a thread; an `async def` must not block.
+    isolate   every call has a process of its own, killed with all it started at its deadline, or when nobody waits any
+              more. JSON goes in and out; `call.deps` is None there. Starting it takes some tenths of a second
+    A plain `def` runs in a thread, which can't be killed; an `async def` must not block.
     """
 
     return Declare(
@@ -251,4 +255,5 @@ def tool(
         trusted=trusted,
         approve=approve,
         approve_within=approve_within,
+        isolate=isolate,
     )

@@ -108,7 +108,7 @@ def _state_content(state: State[Any, Any, Any]) -> list[Json]:
 
 def _tool_content(tool: AnyTool) -> Json:
     terms = [tool.does, tool.within, tool.keyed, tool.key_valid_for, nanousd(tool.usd_max), tool.trusted]
-    asks = [tool.approve, tool.approve_within]
+    asks = [tool.approve, tool.approve_within, *(["isolate"] * tool.isolate)]
     probe = None if tool.probe is None else source_of(tool.probe)
     undo = None if tool.undo is None else source_of(tool.undo)
     if isinstance(tool, ServerTool):

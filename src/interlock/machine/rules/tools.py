@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+from interlock.machine.address import NoAddress, address_of
 from interlock.machine.rules.annotations import Unresolved, fits, resolved, shown
 from interlock.machine.rules.remark import (
     AnyDefinition,
@@ -29,6 +30,9 @@ from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.tools import Call, Tool
 
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+ISOLATED_SECONDS_MIN = 2.0
+"""What starting a process and loading a module in it takes on a busy machine."""
+
 _DOES = ("read", "write", "send", "destroy")
 
 
@@ -74,6 +78,11 @@ def tool_terms(machine: AnyDefinition) -> Iterator[Remark]:
             yield on_tool(tool, state, f"`usd_max={tool.usd_max!r}`: give it dollars from 0 up")
         if tool.key_valid_for is not None and not (tool.keyed and is_time(tool.key_valid_for)):
             yield on_tool(tool, state, "`key_valid_for=` needs `keyed=True` and seconds above 0")
+        if tool.isolate:
+            yield from (on_tool(tool, state, problem) for problem in _isolation(tool))
+        if tool.isolate and is_time(tool.within) and tool.within < ISOLATED_SECONDS_MIN:
+            slow = f"`within={tool.within!r}` is less than its process may take to start: give it more"
+            yield on_tool(tool, state, slow, "warning")
         for needless in _needless(tool):
             yield on_tool(tool, state, needless, "warning")
 
@@ -135,6 +144,17 @@ def _needless(tool: AnyTool) -> Iterator[str]:
         yield "a read leaves nothing to take back, so its undo is never called: leave it out"
     if tool.does != "read" and tool.keyed and tool.probe is not None and tool.key_valid_for is None:
         yield "its key never expires, so its probe is never asked: leave it out, or state `key_valid_for=`"
+
+
+def _isolation(tool: AnyTool) -> Iterator[str]:
+    try:
+        address_of(tool, tool.function)
+    except NoAddress as wrong:
+        yield f"`isolate=True` has another process find it, but {wrong}"
+    needed = dependency(tool)
+    if needed not in (None, type(None), Any):
+        without = f"`isolate=True` gives it a process without `{shown(needed)}`"
+        yield f"{without}: take `Call[None]`, and open in there what it needs"
 
 
 def _signature(tool: AnyTool) -> Iterator[str]:
