@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
 from tests import loopback
+from tests.replaying import Exempt
 
 SEED = int(os.environ.get("INTERLOCK_TEST_SEED") or random.SystemRandom().randrange(1_000_000_000))
 
@@ -42,6 +44,15 @@ def seed() -> int:
 def chance(seed: int) -> random.Random:
     """A source of chance that starts anew from the session's seed in each test."""
     return random.Random(seed)
+
+
+@pytest.fixture(autouse=True)
+def replay_differs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tells the stages about a test whose runs need not replay exactly, and why."""
+    marker = request.node.get_closest_marker("replay_differs")
+    Exempt.why = marker.args[0] if marker else ""
+    yield
+    Exempt.why = ""
 
 
 loopback.only()

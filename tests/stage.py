@@ -14,23 +14,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pydantic import BaseModel
 
 from interlock.agent.model import Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import virtual_world
-from interlock.client import Client
+from interlock.client import Client, RunHandle
 from interlock.clock import ManualClock, run_virtually
 from interlock.engine.timing import Timing
+from interlock.engine.world import World
 from interlock.history.events import Event
 from interlock.history.fold import RunState
 from interlock.machine.limits import Price
+from interlock.machine.table import Machine
 from interlock.reading import read_events
 from interlock.store.protocol import Store
 from interlock.store.sqlite import SqliteStore
 from interlock.testing import ALONE, Played, play
 from interlock.worker import Worker
+from tests.replaying import assert_replays
 
 T = TypeVar("T")
+R = TypeVar("R", bound=BaseModel)
 
 PRICE = Price.per_million(1, 4)
 
@@ -38,6 +43,20 @@ STORES: Mapping[str, Callable[[Path, ManualClock], Store]] = {
     "memory": lambda folder, clock: SqliteStore(":memory:", clock=clock),
     "file": lambda folder, clock: SqliteStore(folder / "store.db", clock=clock, durability="crash"),
 }
+
+
+class StageClient(Client):
+    """Tells the stage which machines are started by it."""
+
+    def __init__(self, machines: list[Any], world: World) -> None:
+        super().__init__(world=world)
+        self._machines = machines
+
+    async def start(
+        self, machine: Machine[R, Any], record: R | Mapping[str, Any], *, key: str | None = None, by: str | None = None
+    ) -> RunHandle[R]:
+        self._machines.append(machine)
+        return await super().start(machine, record, key=key, by=by)
 
 
 class Stage:
@@ -48,6 +67,7 @@ class Stage:
         self.folder = folder
         self.clock = ManualClock()
         self.store = STORES[kind](folder, self.clock)
+        self.machines: list[Any] = []  # whatever was started or worked here: the latest of a shape is replayed
 
     @property
     def path(self) -> Path:
@@ -56,13 +76,18 @@ class Stage:
 
     def play(self, machine: Any, record: Any, **how: Any) -> Played[Any]:
         """Play a run on this store; its log is verified at the end."""
+        self.machines.append(machine)
         return play(machine, record, store=self.store, clock=self.clock, **how)
+
+    def replay_all(self) -> None:
+        """Every run of the store must replay exactly."""
+        assert_replays(self.store, self.client().world, self.machines)
 
     def client(self, model: Any = (), *, timing: Timing = ALONE, seed: int = 0, store: Store | None = None) -> Client:
         """A client in virtual time; every model costs `PRICE` unless its machine says otherwise."""
         models: Models = model if hasattr(model, "find") else ScriptedModels(model)
         world = virtual_world(store or self.store, self.clock, models=models, seed=seed, timing=timing)
-        return Client(world=replace(world, price_of=lambda name, table: table.get(name, PRICE)))
+        return StageClient(self.machines, replace(world, price_of=lambda name, table: table.get(name, PRICE)))
 
     @asynccontextmanager
     async def working(
@@ -70,6 +95,7 @@ class Stage:
     ) -> AsyncIterator[Client]:
         """A client with a worker for these machines."""
         client = self.client(model, timing=timing, seed=seed)
+        self.machines.extend(machines)
         async with Worker(client, machines, name="stage"):
             yield client
 
@@ -109,6 +135,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     """A stage on each store."""
     made = Stage(request.param, tmp_path)
     yield made
+    made.replay_all()
     made.store.close()
 
 
@@ -117,6 +144,7 @@ def file_stage(tmp_path: Path) -> Iterator[Stage]:
     """A stage on a file, for tests that look into it."""
     made = Stage("file", tmp_path)
     yield made
+    made.replay_all()
     made.store.close()
 
 

@@ -17,7 +17,8 @@ from interlock.agent.prices import price_of
 from interlock.agent.providers import ProviderModels
 from interlock.clock import Clock, SystemClock
 from interlock.engine.committer import Committer, InlineCommitter, ThreadCommitter
-from interlock.engine.raised import RAISED, bearable
+from interlock.engine.inline import at_once as at_once
+from interlock.engine.raised import bearable
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import BadInput, StoreError
@@ -139,16 +140,6 @@ class Threads:
                 self._jobs.get_nowait()
         for _ in range(self._threads):
             self._jobs.put(None)
-
-
-def at_once(function: Callable[[], Any], late: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
-    """Runs a plain function right here: for virtual time, which knows no threads."""
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    try:
-        future.set_result(function())
-    except RAISED as raised:
-        future.set_exception(bearable(raised))
-    return future
 
 
 @dataclass(frozen=True, slots=True)

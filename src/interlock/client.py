@@ -21,6 +21,7 @@ from interlock.canonical import Json, fingerprint, in_key_order
 from interlock.deciding import closed_by, to_answer
 from interlock.engine.live_run import account_of, cell_of, row_of
 from interlock.engine.record import dump_record, load_record
+from interlock.engine.replay import Replayed, replay
 from interlock.engine.timing import Timing
 from interlock.engine.world import World
 from interlock.errors import KeyTaken, ShapeChanged, UnknownRun, WaitClosed
@@ -267,6 +268,12 @@ class Client:
     def verify(self, run_id: str | None = None) -> list[Broken]:
         """What is wrong with the log of one run, or of all. Empty: nothing."""
         return verify_runs(self.store, run_id).broken
+
+    def replay(self, run_id: str, machine: AnyMachine, *, until: int | None = None) -> Replayed:
+        """Perform a run's turns again on what is recorded (up to event `until`), and say where the code as it is now
+        first does something else. Calls nothing outside and writes nothing, in virtual time; the plain code of states
+        does run. Raises `UnknownRun`, `ShapeChanged`."""
+        return replay(self._world, machine, self.store.find(run_id), until=until)
 
     async def events(self, run_id: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[tuple[int, Event]]:
         """A run's events after number `after`; with `follow`, also those to come, until it ends."""

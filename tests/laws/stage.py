@@ -26,6 +26,7 @@ from interlock.store.protocol import Answer, Commit, Store, Write
 from interlock.store.sqlite import SqliteStore
 from interlock.worker import Worker
 from tests.laws.audit import audit
+from tests.replaying import assert_replays
 
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ class Stage:
         self._chance = Random(seed)
         self.client = Client(world=self.world())
         self._workers: list[Worker] = []
+        self.machines: list[Any] = []  # whatever was worked here: the latest of a shape is replayed
 
     def world(self, fail: Callable[[Write], str] = lambda write: "", store: Store | None = None) -> World:
         return World(
@@ -99,6 +101,7 @@ class Stage:
     ) -> Worker:
         """A worker that works until `stop` or `kill`."""
         host = Client(world=self.world(fail, store))
+        self.machines.extend(machines)
         worker = Worker(host, machines, watch=False, name=name or f"w{len(self._workers) + 1}", **more)
         self._workers.append(worker)
         return await worker.__aenter__()
@@ -147,12 +150,15 @@ def on_stage(
     timing: Timing = Timing(),  # noqa: B008 - frozen
     path: Path | None = None,
 ) -> T:
-    """Play a scene, then audit every run of its store."""
+    """Play a scene, then audit and replay every run of its store."""
     clock = ManualClock()
     store = SqliteStore(path or ":memory:", clock=clock)
 
+    stages: list[Stage] = []
+
     async def play() -> T:
         stage = Stage(clock, store, model, seed, timing)
+        stages.append(stage)
         try:
             return await scene(stage)
         finally:
@@ -161,6 +167,7 @@ def on_stage(
     try:
         made = run_virtually(play(), clock)
         audit(store)
+        assert_replays(store, stages[0].client.world, stages[0].machines)
         return made
     finally:
         store.close()

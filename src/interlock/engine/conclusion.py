@@ -20,6 +20,10 @@ _OF_EFFECTS = ("retry", "doubt", "sleep", "approve")
 """Why an effect of a turn may wait; when the turn has ended nobody waits for it any more."""
 
 
+OF_ITS_TURN = "its turn has ended"
+"""Why such a wait ends then."""
+
+
 def completes(run: LiveRun, ended: Ended) -> bool:
     """Whether this end of the turn would complete the run."""
     to = _destination(run, ended.outcome)
@@ -36,7 +40,7 @@ def conclude(run: LiveRun, ended: Ended) -> None:
     abandon(run, f"the turn ended `{ended.outcome}`")
     for number, (_, why, *_) in list(run.state.waiting.items()):
         if why in _OF_EFFECTS:
-            run.add(e.WaitEnded(wait=int(number), how="cancel", by="engine", reason="its turn has ended"))
+            run.add(e.WaitEnded(wait=int(number), how="cancel", by="engine", reason=OF_ITS_TURN))
     approvals.void(run, f"the turn ended `{ended.outcome}`")
     print_ = _print(run, ended)
     if not ended.by:  # what a person chose is done

@@ -49,7 +49,9 @@ Stop = Parked | Diverging | Broken
 
 
 class Desk:
-    """One entry into one turn."""
+    """One entry into one turn. `live` False: a replay, in which nothing goes out and nothing is written."""
+
+    live = True
 
     def __init__(self, run: LiveRun, world: World, deps: Any) -> None:
         self.run = run
@@ -101,6 +103,10 @@ class Desk:
         """Stop this entry: what it asks for isn't what was recorded."""
         self.add(Diverged(effects=self.journal.unasked, why=why))
         self._end(Diverging(why))
+        await self.never()
+
+    async def unrecorded(self, asked: Any) -> NoReturn:
+        """What a replay does about an attempt that isn't in the record: nothing, for ever."""
         await self.never()
 
     async def never(self) -> NoReturn:

@@ -46,7 +46,7 @@ def _key_holds(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
 
 async def _probed(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     """Ask the tool's probe; False when it can't tell."""
-    for _ in range(PROBES_MAX):
+    for _ in range(PROBES_MAX if desk.live else 0):  # what one has told is in the record
         try:
             async with asyncio.timeout(effect.timeout):
                 answer = await effect.probe(desk.run, entry.effect, entry.intent.attempt)

@@ -216,6 +216,8 @@ class Effects:
             approvals.cover(effect, self.desk.journal.entries.get(number))
         # What failed before may have to be done by another.
         hold = (self._permitted(effect) if attempt == 1 else None) or await self._permit(effect, number)
+        if not self.desk.live:
+            await self.desk.unrecorded(effect)
         self.desk.begin()
         try:
             clock, window = self.world.clock, self.world.timing.send_window

@@ -190,11 +190,15 @@ class Journal:
     @property
     def unasked(self) -> tuple[int, ...]:
         """Numbers of recorded effects that the handler hasn't asked for (yet). Notes count as 0."""
+        return tuple([getattr(event, "effect", 0) for event in self.left()])
+
+    def left(self) -> list[Intent | ValueNoted]:
+        """What the handler hasn't asked for (yet): intents and notes as they were recorded."""
         if self._unasked == 0:
-            return ()
-        left: list[int] = []
+            return []
+        found: list[Intent | ValueNoted] = []
         for digest, recorded in self._by_digest.items():
-            left.extend(entry.effect for entry in recorded[self._asked.get(digest, 0) :])
+            found.extend(entry.intent for entry in recorded[self._asked.get(digest, 0) :])
         for digest, notes in self._notes.items():
-            left.extend(0 for _ in notes[self._asked.get(digest, 0) :])
-        return tuple(left)
+            found.extend(notes[self._asked.get(digest, 0) :])
+        return found

@@ -6,41 +6,25 @@ mail > due waits > preempted? > perform the turn > conclude (stalled? escalate? 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from math import inf
 from typing import Any
 
 from interlock.engine import mail, salvage
-from interlock.engine.code_turn import code_turn
-from interlock.engine.conclusion import completes, conclude
+from interlock.engine.conclusion import conclude
 from interlock.engine.desk import Broken, Desk, Diverging, Parked
-from interlock.engine.effects import Effects
-from interlock.engine.ending import Ended
+from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
 from interlock.engine.live_run import Interrupted, LiveRun
-from interlock.engine.model_turn import model_turn
-from interlock.engine.people import ask_turn, wait_turn
+from interlock.engine.performing import escaped, perform
 from interlock.engine.preemption import preempted
-from interlock.engine.raised import RAISED, told
-from interlock.engine.rollback import roll_back
 from interlock.engine.rounds import Rounds
-from interlock.engine.use_turn import use_turn
 from interlock.engine.world import World
-from interlock.errors import StaleLease, StoreError
+from interlock.errors import StaleLease
 from interlock.history import events as e
 from interlock.machine.outcomes import EngineOutcome
-from interlock.machine.states import AskState, CodeState, ModelState, UseState, WaitState
 from interlock.machine.table import AnyMachine
 from interlock.policy.accounts import left
 from interlock.store.protocol import Lease
-
-PERFORMERS: Mapping[type, Callable[[Desk, Any], Awaitable[Ended]]] = {
-    CodeState: code_turn,
-    ModelState: model_turn,
-    UseState: use_turn,
-    AskState: ask_turn,
-    WaitState: wait_turn,
-}
-
 
 class Orchestrator:
     """Takes leases and makes turns of them. One per worker; `deps` by machine name, opened by the host."""
@@ -129,7 +113,7 @@ class Orchestrator:
         ended = None if run.state.rollback else preempted(run, desk)
         if ended is None and run.state.status != "ready":
             return None
-        work = self._perform(desk, ended)
+        work = perform(desk, ended)
         task = asyncio.create_task(work, name=f"run {run.id} state {run.state.state} turn {run.state.turn}")
         seconds = self._seconds(run)
         alarm = run.alarms.set(inf if seconds is None else seconds, desk.wind_up)
@@ -142,35 +126,10 @@ class Orchestrator:
             if not task.done() and not (task.cancelling() and desk.busy):  # an attempt may end what it can't break off
                 task.cancel()
 
-    async def _perform(self, desk: Desk, ended: Ended | None) -> Ended | None:
-        try:
-            if desk.run.state.rollback:
-                await roll_back(desk)
-                return None
-            if ended is None:
-                ended = await self._performed(desk, desk.run.machine.row(desk.run.state.state).state)
-                if desk.journal.unasked:
-                    await desk.diverge("the handler ended without asking for what is recorded")
-            if (desk.run.state.doubts or desk.run.state.open) and completes(desk.run, ended):
-                # Not `completed` while anything may or may not have happened.
-                await Effects(desk, 0).leave_nothing_in_doubt()
-            desk.leaving = True  # what a handler's task still asks for now comes too late
-            return ended
-        finally:
-            desk.wind_up()
-
-    async def _performed(self, desk: Desk, state: Any) -> Ended:
-        try:
-            return await PERFORMERS[type(state)](desk, state)
-        except (StaleLease, Interrupted, StoreError):
-            raise
-        except RAISED as raised:  # a prompt's function, or a model, with a bug: it has a destination too
-            return Ended(EngineOutcome.ERROR, why=told(raised))
-
     async def _ending(self, run: LiveRun, desk: Desk, task: asyncio.Task[Ended | None]) -> Ended | None:
         stop = desk.stopped  # as it is before the cancelling, which ends attempts
         if task.cancelled() and stop is None:  # nobody here did it: the handler awaited what it had cancelled
-            return Ended(EngineOutcome.ERROR, why="CancelledError: the handler let a cancellation of its own out")
+            return escaped()
         if task.done() and stop is None:
             return task.result()
         desk.leaving = True
@@ -194,8 +153,8 @@ class Orchestrator:
 
     def _timed_out(self, run: LiveRun) -> Ended:
         if left(run.state, "active_ms") <= run.since_last_event_ms():
-            return Ended(EngineOutcome.LIMIT_REACHED, why="the run's active seconds are used up")
-        return Ended(EngineOutcome.TIMEOUT, why="the state's `within` passed")
+            return Ended(EngineOutcome.LIMIT_REACHED, why=SECONDS_SPENT)
+        return Ended(EngineOutcome.TIMEOUT, why=WITHIN_PASSED)
 
 
 async def _cancel(task: asyncio.Task[Any], grace: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from interlock.engine.desk import Desk
-from interlock.engine.ending import Ended
+from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
 from interlock.engine.live_run import LiveRun
 from interlock.engine.people import RETRY, answer, seq_of
 from interlock.errors import BadInput
@@ -64,9 +64,9 @@ def _limited(run: LiveRun) -> Ended | None:
     if isinstance(row.state, AskState):
         return None  # people are bounded by their own due times, not by the run's turns and seconds
     if left(state, "active_ms") <= 0:
-        return Ended(EngineOutcome.LIMIT_REACHED, why="the run's active seconds are used up")
+        return Ended(EngineOutcome.LIMIT_REACHED, why=SECONDS_SPENT)
     if state.turn_ms >= row.state.active * 1000 and not isinstance(row.state, WaitState):
-        return Ended(EngineOutcome.TIMEOUT, why="the state's `within` passed")
+        return Ended(EngineOutcome.TIMEOUT, why=WITHIN_PASSED)
     if left(state, "turns") <= 0:
         return Ended(EngineOutcome.LIMIT_REACHED, why=f"{usable(state, 'turns')} turns are used up")
     return None

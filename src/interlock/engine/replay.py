@@ -1,0 +1,370 @@
+"""Replay: the code of a machine performed again on a run's record, turn by turn, up to the first divergence.
+
+A turn is entered as it would be after a crash right before its end: performed by the same code, at the same desk, on
+the journal of the whole turn. It must ask for what is recorded, for nothing else, and come to the recorded end. What
+others did (people, time, limits, other workers) is taken from the record. Nothing goes out and nothing is written: see
+`recorded`. Time is virtual.
+
+    turn > take its events up to its end > perform > conclude, and compare > take its end > next turn
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import groupby
+
+from interlock.canonical import Json
+from interlock.clock import run_virtually
+from interlock.engine.conclusion import OF_ITS_TURN, conclude
+from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
+from interlock.engine.live_run import LiveRun
+from interlock.engine.performing import escaped, perform
+from interlock.engine.preemption import preempted
+from interlock.engine.recorded import (
+    Log,
+    Otherwise,
+    RecordedClock,
+    RecordedDesk,
+    RecordedRun,
+    described,
+    differences,
+    recorded_world,
+)
+from interlock.engine.world import World
+from interlock.errors import ShapeChanged
+from interlock.history import payloads
+from interlock.history.events import (
+    AttemptFailed,
+    Cancelled,
+    Diverged,
+    Event,
+    Transitioned,
+    WaitEnded,
+    WaitOpened,
+    to_json,
+)
+from interlock.machine.outcomes import EngineOutcome
+from interlock.machine.table import AnyMachine
+from interlock.store.protocol import RunRow
+
+Stretch = Sequence[tuple[int, Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where the code as it is now first does something else than what is recorded."""
+
+    turn: int
+    seq: int
+    state: str
+    why: str
+
+    def as_json(self) -> dict[str, Json]:
+        return {"turn": self.turn, "seq": self.seq, "state": self.state, "why": self.why}
+
+    def __str__(self) -> str:
+        return f"turn {self.turn} in {self.state}, event {self.seq}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came of a replay: how many turns were performed again, and where they first diverged, if they did."""
+
+    run: str
+    turns: int
+    events: int
+    divergence: Divergence | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.divergence is None
+
+    def as_json(self) -> dict[str, Json]:
+        found = self.divergence
+        return {
+            "ok": self.ok,
+            "run": self.run,
+            "turns": self.turns,
+            "events": self.events,
+            "divergence": None if found is None else found.as_json(),
+        }
+
+
+def replay(world: World, machine: AnyMachine, row: RunRow, *, until: int | None = None) -> Replayed:
+    """Perform a run's turns again on its record, up to event `until`. Calls nothing outside and writes nothing; the
+    plain code of states does run. Raises `ShapeChanged` when the run has another shape than this machine."""
+    if (row.machine, row.shape) != (machine.name, machine.shape):
+        raise ShapeChanged(
+            f"run {row.id} is of machine {row.machine}, shape {row.shape}; this {machine.name} has shape "
+            f"{machine.shape}: replay it with the code that it was started with"
+        )
+    upto = row.seq if until is None else min(until, row.seq)
+    stored = world.store.events(row.number, 1, upto)
+    log = [payloads.event_in(each.body, world.store.payload) for each in stored]
+    clock = RecordedClock()
+    beside = recorded_world(world, clock, Log(stored, world.store.payload))
+
+    async def all_turns() -> Replayed:
+        run = RecordedRun(beside, machine, row, stored, log)
+        return await _Replay(run, clock).turn_by_turn()
+
+    return _beside_any_loop(lambda: run_virtually(all_turns(), clock))
+
+
+def _beside_any_loop(work: Callable[[], Replayed]) -> Replayed:
+    """Virtual time takes a loop of its own, and a thread has one loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    done: Future[Replayed] = Future()
+
+    def elsewhere() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as raised:
+            done.set_exception(raised)
+
+    threading.Thread(target=elsewhere, name="interlock-replay", daemon=True).start()
+    return done.result()
+
+
+class _Replay:
+    """One run led along its log."""
+
+    def __init__(self, run: RecordedRun, clock: RecordedClock) -> None:
+        self.run = run
+        self.clock = clock
+        self.turns = 0
+
+    async def turn_by_turn(self) -> Replayed:
+        run, found = self.run, None
+        rest = list(enumerate(run.log, start=1))[1:]
+        for _, turn in groupby(rest, lambda item: item[1].turn):
+            found = await self._turn(list(turn))
+            if found is not None:
+                break
+        return Replayed(run.id, self.turns, len(run.log), found)
+
+    async def _turn(self, events: Stretch) -> Divergence | None:
+        self.turns += 1
+        performed, at = False, 0
+        for start, end in _ends(events):
+            self._take(events[at:start])
+            found = await self._compare(events[start:end], performed)
+            if found is not None:
+                return found
+            performed, at = True, end
+        rest = events[at:]
+        if not performed and rest:
+            upto = _before_a_cancel(rest)
+            self._take(rest[:upto])
+            found, at = await self._open(rest), at + upto
+        self._take(events[at:])
+        return found if not performed else None
+
+    def _take(self, events: Stretch) -> None:
+        for seq, event in events:
+            self.run.take(seq, event)
+
+    # -- a turn that ended --------------------------------------------------------------------------------------------
+
+    async def _compare(self, end: Stretch, performed: bool) -> Divergence | None:
+        """Does the turn come to the end that is recorded?"""
+        run, (seq, last) = self.run, end[-1]
+        desk = self._desk()
+        ended = preempted(run, desk)
+        if ended is not None and not _comes_to(ended, last):
+            ended = None
+        if not performed and (ended is None or desk.journal.left()) and not _diverged(run):
+            self._back()
+            desk = self._desk()
+            now = await self._entered(desk)
+            if now is not None and _comes_to(now, last) and not desk.asked and not run.extra:
+                ended = now
+            elif ended is None and not _is_of_time(last):
+                return self._differs(desk, now, seq, last)
+            elif desk.journal.left():
+                return self._differs(desk, now, seq, last)
+        self._back()
+        return self._concluded(ended or _as_recorded(last), end)
+
+    def _desk(self) -> RecordedDesk:
+        run = self.run
+        self.clock.set(run.log[run.state.seq - 1].at)
+        run._accounted_at = self.clock.monotonic()
+        return RecordedDesk(run)
+
+    def _back(self) -> None:
+        """Forget what was added beyond the record."""
+        if self.run.extra:
+            self.run.go_to(self.run.state.seq - len(self.run.extra))
+
+    async def _entered(self, desk: RecordedDesk) -> Ended | None:
+        """What the code makes of the turn; None: it doesn't come to an end on what is recorded."""
+        run = self.run
+        seconds = run.machine.row(run.state.state).state.within
+        task = asyncio.create_task(perform(desk, None))
+        await asyncio.wait({desk.over}, timeout=seconds)
+        stopped = desk.stopped is not None
+        if task.cancelled() and not stopped:
+            return escaped()
+        if task.done() and not stopped:
+            return task.result()
+        desk.leaving = True
+        task.cancel()
+        await asyncio.wait({task}, timeout=run.world.timing.cancel_grace)
+        desk.close()
+        return None
+
+    def _concluded(self, ended: Ended, end: Stretch) -> Divergence | None:
+        run, (seq, last) = self.run, end[-1]
+        run.expected = list(end)
+        try:
+            conclude(run, ended)
+        except Otherwise as other:
+            return self._divergence(other.seq, _contrast(other))
+        if run.expected or run.extra:
+            return self._divergence(seq, f"now ends otherwise than recorded: {last.TYPE} doesn't come of it")
+        return None
+
+    # -- a turn that is open, or was cut short ------------------------------------------------------------------------
+
+    async def _open(self, rest: Stretch) -> Divergence | None:
+        run = self.run
+        desk = self._desk()
+        if not desk.journal.left() or _diverged(run):
+            return None
+        now = await self._entered(desk)
+        left = desk.journal.left()
+        found = self._differs(desk, now, *rest[-1]) if left else None
+        self._back()
+        return found
+
+    # -- words --------------------------------------------------------------------------------------------------------
+
+    def _divergence(self, seq: int, why: str) -> Divergence:
+        state = self.run.state
+        return Divergence(state.turn, seq, state.state, why)
+
+    def _differs(self, desk: RecordedDesk, now: Ended | None, seq: int, last: Event) -> Divergence:
+        left = desk.journal.left()
+        if left:
+            first = self._number_of(left[0])
+            said = described(left[0])
+            if desk.asked:
+                return self._divergence(first, f"the code now asks for {desk.asked[0]}; recorded is {said}")
+            if now is not None:
+                return self._divergence(first, f"the code now {_ends_so(now)} without asking for {said}")
+            return self._divergence(first, f"the code no longer asks for {said}")
+        if desk.asked:
+            return self._divergence(seq, f"the code now asks for {desk.asked[0]}; recorded is {_said(last)}")
+        if self.run.extra:
+            return self._divergence(seq, f"the code now waits ({self.run.extra[0].TYPE}); recorded is {_said(last)}")
+        if now is None:
+            return self._divergence(seq, f"the code now comes to no end; recorded is {_said(last)}")
+        return self._divergence(seq, f"the code now {_ends_so(now)}; recorded is {_said(last)}")
+
+    def _number_of(self, event: Event) -> int:
+        return next(seq for seq, each in self.run.journal if each is event or each == event)
+
+
+def _ends(events: Stretch) -> Iterator[tuple[int, int]]:
+    """The stretches of a turn's events in which the engine concluded it: the hand-over to a person, the transition."""
+    escalated = False
+    for at, (_, event) in enumerate(events):
+        hands_over = isinstance(event, WaitOpened) and event.why == "escalated" and not escalated
+        escalated = escalated or hands_over
+        if hands_over or isinstance(event, Transitioned):
+            start = at
+            while start and _is_closing(events[start - 1][1]):
+                start -= 1
+            yield start, at + 1
+
+
+def _is_closing(event: Event) -> bool:
+    """Whether an event closes what a turn leaves open at its end."""
+    if isinstance(event, WaitEnded):
+        return event.how == "cancel" and event.reason == OF_ITS_TURN
+    return isinstance(event, AttemptFailed) and event.kind == "abandoned"
+
+
+def _before_a_cancel(events: Stretch) -> int:
+    """How many events come before a cancellation, and before what it closed."""
+    at = next((at for at, (_, event) in enumerate(events) if isinstance(event, Cancelled)), len(events))
+    while 0 < at < len(events) and _closed_by_cancel(events[at - 1][1]):
+        at -= 1
+    return at
+
+
+def _closed_by_cancel(event: Event) -> bool:
+    return _is_closing(event) or (isinstance(event, WaitEnded) and event.how == "cancel")
+
+
+def _diverged(run: LiveRun) -> bool:
+    """Whether the turn's divergence is in the record already: people know of it."""
+    return any(isinstance(event, Diverged) for _, event in run.journal)
+
+
+def _outcome(last: Event) -> str | None:
+    return getattr(last, "outcome", None)
+
+
+def _why(last: Event) -> str:
+    return last.prompt if isinstance(last, WaitOpened) else getattr(last, "why", "")
+
+
+def _comes_to(ended: Ended, last: Event) -> bool:
+    # A turn that comes to its end may then be found to be stalled.
+    return _outcome(last) in (ended.outcome, EngineOutcome.STALLED)
+
+
+def _is_of_time(last: Event) -> bool:
+    return _why(last) in (WITHIN_PASSED, SECONDS_SPENT)
+
+
+def _as_recorded(last: Event) -> Ended:
+    """The end that the record has, where it wasn't the code's doing."""
+    return Ended(_outcome(last) or "", why=_why(last))
+
+
+def _ends_so(now: Ended) -> str:
+    return f"ends `{now.outcome}`" + (f" ({now.why})" if now.why else "")
+
+
+def _said(last: Event) -> str:
+    why = f" ({_why(last)})" if _why(last) else ""
+    match last:
+        case Transitioned():
+            return f"`{last.outcome}`{why}"
+        case WaitOpened(why="escalated"):
+            return f"`{last.outcome}`{why}, handed to a person"
+    return last.TYPE
+
+
+def _contrast(other: Otherwise) -> str:
+    event, recorded = other.event, other.recorded
+    if type(event) is not type(recorded):
+        return f"the code now comes to {_said(event)}; recorded is {_said(recorded)}"
+    name = differences(event, recorded)[0]
+    if name == "changes":
+        return f"the code now writes {_written(event)}; recorded is {_written(recorded)}"
+    ours, theirs = to_json(event).get(name), to_json(recorded).get(name)
+    return f"the turn now ends with {name} {ours!r}; recorded is {theirs!r}"
+
+
+def _written(event: Event) -> str:
+    changes = to_json(event).get("changes", [])
+    said = [f"{name}{' +' if how.startswith('add') else ' '}= {_short(value, how)}" for how, name, value in changes]
+    return ", ".join(said) or "nothing"
+
+
+def _short(value: Json, how: str) -> str:
+    return f"what stands in event {value[0]}" if how.endswith("@") else repr(value)[:120]
+
+
+
