@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 from tests import loopback
-from tests.replaying import Exempt
+from tests.replaying import REPLAYS
 
 SEED = int(os.environ.get("INTERLOCK_TEST_SEED") or random.SystemRandom().randrange(1_000_000_000))
 
@@ -47,12 +47,12 @@ def chance(seed: int) -> random.Random:
 
 
 @pytest.fixture(autouse=True)
-def replay_differs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tells the stages about a test whose runs need not replay exactly, and why."""
+def replays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After the test, the runs of its stages are replayed and must be exact, unless it says why they can't be."""
     marker = request.node.get_closest_marker("replay_differs")
-    Exempt.why = marker.args[0] if marker else ""
+    REPLAYS.exempt = marker.args[0] if marker else ""
     yield
-    Exempt.why = ""
+    REPLAYS.all()
 
 
 loopback.only()

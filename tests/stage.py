@@ -32,7 +32,7 @@ from interlock.store.protocol import Store
 from interlock.store.sqlite import SqliteStore
 from interlock.testing import ALONE, Played, play
 from interlock.worker import Worker
-from tests.replaying import assert_replays
+from tests.replaying import REPLAYS
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
@@ -79,9 +79,9 @@ class Stage:
         self.machines.append(machine)
         return play(machine, record, store=self.store, clock=self.clock, **how)
 
-    def replay_all(self) -> None:
-        """Every run of the store must replay exactly."""
-        assert_replays(self.store, self.client().world, self.machines)
+    def close(self) -> None:
+        """Once its runs have been replayed."""
+        REPLAYS.add(self.store, self.client().world, self.machines, self.store.close)
 
     def client(self, model: Any = (), *, timing: Timing = ALONE, seed: int = 0, store: Store | None = None) -> Client:
         """A client in virtual time; every model costs `PRICE` unless its machine says otherwise."""
@@ -135,8 +135,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     """A stage on each store."""
     made = Stage(request.param, tmp_path)
     yield made
-    made.replay_all()
-    made.store.close()
+    made.close()
 
 
 @pytest.fixture
@@ -144,8 +143,7 @@ def file_stage(tmp_path: Path) -> Iterator[Stage]:
     """A stage on a file, for tests that look into it."""
     made = Stage("file", tmp_path)
     yield made
-    made.replay_all()
-    made.store.close()
+    made.close()
 
 
 def folds(events: Sequence[Event]) -> Iterator[tuple[Event, RunState]]:

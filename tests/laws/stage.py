@@ -26,7 +26,7 @@ from interlock.store.protocol import Answer, Commit, Store, Write
 from interlock.store.sqlite import SqliteStore
 from interlock.worker import Worker
 from tests.laws.audit import audit
-from tests.replaying import assert_replays
+from tests.replaying import REPLAYS
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ def on_stage(
     timing: Timing = Timing(),  # noqa: B008 - frozen
     path: Path | None = None,
 ) -> T:
-    """Play a scene, then audit and replay every run of its store."""
+    """Play a scene, then audit every run of its store; after the test each is replayed."""
     clock = ManualClock()
     store = SqliteStore(path or ":memory:", clock=clock)
 
@@ -167,10 +167,11 @@ def on_stage(
     try:
         made = run_virtually(play(), clock)
         audit(store)
-        assert_replays(store, stages[0].client.world, stages[0].machines)
+        REPLAYS.add(store, stages[0].client.world, stages[0].machines, store.close)
         return made
-    finally:
+    except BaseException:
         store.close()
+        raise
 
 
 def dies_at(number: int, how: str, kinds: Sequence[type[Write]] = (Commit,)) -> Callable[[Write], str]:

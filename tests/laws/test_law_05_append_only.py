@@ -118,6 +118,7 @@ def test_a_plain_reopening_parks_nothing(file_stage: Stage) -> None:
     assert file_stage.store.find(run).status == "waiting"
 
 
+@pytest.mark.replay_differs("it closes the store that its run is in")
 def test_a_copy_in_another_place_is_a_store_of_its_own(file_stage: Stage, tmp_path: Path) -> None:
     """What the copy's runs have under way, the original's have too: neither repeats anything unasked."""
     run = waiting(file_stage)

@@ -87,6 +87,7 @@ def shopping() -> Machine[Rec, Shop]:
     return Machine("shopping", Rec, deps=open_shop, table=table)
 
 
+@pytest.mark.replay_differs("its handlers read their dependencies, which no replay opens")
 def test_dependencies_are_in_no_byte_of_the_store(file_stage: Stage) -> None:
     """Not in results, prompts, schemas, failures, or in what a careless handler or tool tries to store."""
     model = ScriptedModel([call("charge", cents=3), choose("done")])

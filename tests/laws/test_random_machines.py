@@ -32,6 +32,7 @@ from interlock.reading import read_events
 from interlock.store.sqlite import SqliteStore
 from interlock.testing import ModelFailed, ModelReply, ScriptedModel
 from interlock.worker import Worker
+from tests.replaying import assert_replays
 from tests.stage import Stage, assert_within_ceiling, folds
 
 M = "acme:small"
@@ -299,7 +300,7 @@ def check(machine: Machine[Rec, Any], seed: int) -> str:
     clock = ManualClock()
     store = SqliteStore(":memory:", clock=clock)
     stage = Stage.__new__(Stage)
-    stage.store, stage.clock = store, clock
+    stage.store, stage.clock, stage.machines = store, clock, [machine]
     status = ""
 
     async def main() -> str:
@@ -314,6 +315,7 @@ def check(machine: Machine[Rec, Any], seed: int) -> str:
         row = store.find("@last")
         events = [event for _, event, _ in read_events(store, row.number)]
         _assert_lawful(machine, events, status)
+        assert_replays(store, stage.client().world, [machine])
     finally:
         store.close()
     return status

@@ -185,9 +185,15 @@ class ModelEffect(Struct):
             raise AttemptError(
                 failed.kind, failed.message, failed.kind in RETRYABLE, None, failed.billed, failed.retry_after
             ) from failed
+        except RAISED as bug:  # a model of somebody's own: recorded, so that the turn, entered again, ends as it did
+            raise AttemptError("bug", told(bug), False) from bug
+        try:
+            replied = self._replied(effect, attempt, reply)
+        except RAISED as wrong:
+            raise AttemptError("bug", told(wrong), False) from wrong
         if run.state.mode != "hard":
             run.world.estimates.settle(self.name, self.bulk, reply.tokens_in)
-        return self._replied(effect, attempt, reply)
+        return replied
 
     def _replied(self, effect: int, attempt: int, reply: ModelReply) -> ModelReplied:
         return ModelReplied(

@@ -19,7 +19,7 @@ from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect,
 from interlock.engine.desk import REPLAY_POLL_SECONDS, Desk
 from interlock.engine.journal import Entry, Result
 from interlock.engine.live_run import Interrupted, leave_evidence
-from interlock.errors import EffectFailed, StaleLease, StoreError
+from interlock.errors import BadInput, EffectFailed, StaleLease, StoreError
 from interlock.history.events import AttemptFailed, CallPrevented, DoubtCleared, ToolCalled, WaitOpened, Warned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
@@ -40,6 +40,7 @@ _OUTCOME_OF_FAILURE: Mapping[str, str] = {
     "changed": EngineOutcome.DENIED,
     "vanished": EngineOutcome.DENIED,
     "malformed": EngineOutcome.ERROR,
+    "bug": EngineOutcome.ERROR,
 }
 """What a failure that isn't tried again makes of its turn; any other ends `retries_spent`."""
 
@@ -257,7 +258,11 @@ class Effects:
             raise
         else:
             self._report(entry)
-            self._take(result)
+            try:
+                self._take(result)
+            except BadInput as wrong:  # a reply that nobody could read
+                bug = AttemptError("bug", str(wrong), False, True)
+                self._record_failure(entry, effect, hold.tokens, hold.nanousd, bug)
         for overrun in overruns(self.run.state, entry.effect):
             self.desk.add(overrun)
 

@@ -26,6 +26,7 @@ from interlock.machine.table import AnyMachine
 from interlock.policy.accounts import left
 from interlock.store.protocol import Lease
 
+
 class Orchestrator:
     """Takes leases and makes turns of them. One per worker; `deps` by machine name, opened by the host."""
 

@@ -20,6 +20,7 @@ from itertools import groupby
 from interlock.canonical import Json
 from interlock.clock import run_virtually
 from interlock.engine.conclusion import OF_ITS_TURN, conclude
+from interlock.engine.desk import Broken
 from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
 from interlock.engine.live_run import LiveRun
 from interlock.engine.performing import escaped, perform
@@ -155,7 +156,7 @@ class _Replay:
         performed, at = False, 0
         for start, end in _ends(events):
             self._take(events[at:start])
-            found = await self._compare(events[start:end], performed)
+            found = await self._compare(events[start:end], not performed)
             if found is not None:
                 return found
             performed, at = True, end
@@ -173,25 +174,32 @@ class _Replay:
 
     # -- a turn that ended --------------------------------------------------------------------------------------------
 
-    async def _compare(self, end: Stretch, performed: bool) -> Divergence | None:
-        """Does the turn come to the end that is recorded?"""
+    async def _compare(self, end: Stretch, first: bool) -> Divergence | None:
+        """Does the turn come to the end that is recorded? `first`: the code has not been performed for it yet."""
         run, (seq, last) = self.run, end[-1]
-        desk = self._desk()
-        ended = preempted(run, desk)
-        if ended is not None and not _comes_to(ended, last):
-            ended = None
-        if not performed and (ended is None or desk.journal.left()) and not _diverged(run):
-            self._back()
+        ended = self._preempted(last)
+        if _diverged(run):
+            ended = ended or _as_recorded(last)
+        elif first and (ended is None or self._desk().journal.left()):
             desk = self._desk()
             now = await self._entered(desk)
-            if now is not None and _comes_to(now, last) and not desk.asked and not run.extra:
+            left, more = desk.journal.left(), desk.asked or run.extra
+            if now is not None and _comes_to(now, last) and not left and not more:
                 ended = now
-            elif ended is None and not _is_of_time(last):
+            elif left or (ended is None and not _is_of_time(last)):
                 return self._differs(desk, now, seq, last)
-            elif desk.journal.left():
-                return self._differs(desk, now, seq, last)
+            self._back()
+        if ended is None and first:
+            ended = _as_recorded(last)  # time did it
+        if ended is None:
+            return self._divergence(seq, f"nothing that is recorded ends the turn so: {_said(last)}")
+        return self._concluded(ended, end)
+
+    def _preempted(self, last: Event) -> Ended | None:
+        """What people, and limits but for time, make of the turn, if that is what is recorded."""
+        ended = preempted(self.run, self._desk())
         self._back()
-        return self._concluded(ended or _as_recorded(last), end)
+        return ended if ended is not None and _comes_to(ended, last) else None
 
     def _desk(self) -> RecordedDesk:
         run = self.run
@@ -210,10 +218,11 @@ class _Replay:
         seconds = run.machine.row(run.state.state).state.within
         task = asyncio.create_task(perform(desk, None))
         await asyncio.wait({desk.over}, timeout=seconds)
-        stopped = desk.stopped is not None
-        if task.cancelled() and not stopped:
+        if isinstance(desk.stopped, Broken):
+            raise desk.stopped.error
+        if task.cancelled() and desk.stopped is None:
             return escaped()
-        if task.done() and not stopped:
+        if task.done() and desk.stopped is None:
             return task.result()
         desk.leaving = True
         task.cancel()
@@ -258,8 +267,6 @@ class _Replay:
             said = described(left[0])
             if desk.asked:
                 return self._divergence(first, f"the code now asks for {desk.asked[0]}; recorded is {said}")
-            if now is not None:
-                return self._divergence(first, f"the code now {_ends_so(now)} without asking for {said}")
             return self._divergence(first, f"the code no longer asks for {said}")
         if desk.asked:
             return self._divergence(seq, f"the code now asks for {desk.asked[0]}; recorded is {_said(last)}")
@@ -365,6 +372,3 @@ def _written(event: Event) -> str:
 
 def _short(value: Json, how: str) -> str:
     return f"what stands in event {value[0]}" if how.endswith("@") else repr(value)[:120]
-
-
-
