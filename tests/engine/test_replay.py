@@ -267,7 +267,8 @@ def test_dependencies_are_not_opened_and_reaching_for_them_is_named(stage: Stage
 
     @state()
     async def work(turn: Turn[Case, Case]) -> Literal["done"]:
-        return "done" if turn.deps.name else "done"
+        assert turn.deps.name
+        return "done"
 
     machine = Machine("deps", Case, deps=shop, table={"s": work.then({"done": "end"}), "end": final("completed")})
     stage.play(machine, Case())

@@ -87,6 +87,8 @@ class Effects:
             if not entry.begun:
                 await self._begin_approved(effect, entry)
             elif entry.under_way:
+                if not self.desk.live:  # as it was when the turn ended
+                    await self.desk.never()
                 self._lose(entry, effect)
             elif await self._may_try_again(effect, entry):
                 await self._try(effect, entry.effect, entry.intent.attempt + 1)
