@@ -24,6 +24,7 @@ from interlock.policy.approvals import Approver, Bound, differs
 from interlock.store.protocol import InboxItem
 
 APPROVE, DENY, EDIT = "approve", "deny", "edit"
+UNUSED = "not used: "
 
 
 class Approvable(Protocol):
@@ -204,7 +205,7 @@ def _refuse(run: LiveRun, item: InboxItem, effect: int | None, why: str, taken: 
 def void(run: LiveRun, why: str) -> None:
     """The turn has ended: what was approved in it and not used counts no more."""
     for effect, (wait, *_) in list(run.state.approvals.items()):
-        run.add(ApprovalRefused(effect=int(effect), wait=wait, why=f"not used: {why}"))
+        run.add(ApprovalRefused(effect=int(effect), wait=wait, why=f"{UNUSED}{why}"))
 
 
 def _bound(run: LiveRun, effect: Approvable, number: int, args: Mapping[str, Json]) -> Bound:

@@ -192,11 +192,11 @@ class Journal:
         """Numbers of recorded effects that the handler hasn't asked for (yet). Notes count as 0."""
         return tuple([getattr(event, "effect", 0) for event in self.left()])
 
-    def left(self) -> list[Intent | ValueNoted]:
+    def left(self) -> list[Intent | CallPrevented | ValueNoted]:
         """What the handler hasn't asked for (yet): intents and notes as they were recorded."""
         if self._unasked == 0:
             return []
-        found: list[Intent | ValueNoted] = []
+        found: list[Intent | CallPrevented | ValueNoted] = []
         for digest, recorded in self._by_digest.items():
             found.extend(entry.intent for entry in recorded[self._asked.get(digest, 0) :])
         for digest, notes in self._notes.items():

@@ -7,6 +7,7 @@ that answer nobody; its desk stops every attempt before it begins.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as with_changes
 from random import Random
@@ -15,10 +16,12 @@ from typing import Any, NoReturn, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
+from interlock.agent.mcp import Connections
 from interlock.agent.model import Model, ModelReply, ModelRequest, Models
-from interlock.canonical import same
+from interlock.canonical import Json, same
 from interlock.clock import ManualClock
 from interlock.engine.attempts import ModelEffect, ToolEffect
+from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Answered, Committer
 from interlock.engine.desk import Desk, Diverging
 from interlock.engine.inline import at_once
@@ -27,6 +30,7 @@ from interlock.engine.world import PriceOf, World
 from interlock.errors import InterlockError, UnknownPrice
 from interlock.history.events import (
     AttemptFailed,
+    CallPrevented,
     Event,
     ModelCalled,
     ToolCalled,
@@ -39,7 +43,9 @@ from interlock.history.events import (
 )
 from interlock.history.fold import fold, walk
 from interlock.machine.limits import Price
+from interlock.machine.servers import Server
 from interlock.machine.table import AnyMachine
+from interlock.policy.breaker import Breaker
 from interlock.store.protocol import Lease, RunRow, Snapshot, Store, StoredEvent, Write
 
 # -- the world of a replay --------------------------------------------------------------------------------------------
@@ -62,6 +68,10 @@ class Log:
     def events(self, _: int, first: int = 1, last: int | None = None) -> list[StoredEvent]:
         return list(self._events[first - 1 : last])
 
+    def breakers(self) -> list[Breaker]:
+        """None is open: what one did to a turn is in the turn's record."""
+        return []
+
 
 class NoCommitter(Committer):
     """Takes nothing and answers nobody."""
@@ -71,6 +81,21 @@ class NoCommitter(Committer):
 
     def close(self) -> None:
         pass
+
+
+class NoServers(Connections):
+    """Tool servers of which none is started: they answer nobody."""
+
+    async def listed(self, server: Server) -> NoReturn:
+        await _for_ever()
+
+    async def call(self, server: Server, call: Any, begin: Callable[[], None], late: Callable[[Json], None]) -> Json:
+        await _for_ever()
+
+
+async def _for_ever() -> NoReturn:
+    while True:
+        await asyncio.get_running_loop().create_future()
 
 
 class Unasked(Struct, frozen=True):
@@ -124,6 +149,8 @@ def recorded_world(world: World, clock: RecordedClock, log: Log) -> World:
         models=RecordedModels(world.models),
         price_of=_tolerant(world.price_of),
         offload=at_once,
+        servers=NoServers(),
+        breakers=Breakers(),
     )
 
 
@@ -295,6 +322,8 @@ def described(asked: Any) -> str:
             return _model(asked.model, asked.prompt)
         case ValueNoted():
             return _NOTES.get(asked.kind, asked.kind)
+        case CallPrevented():
+            return f"a call that was prevented ({asked.why})"
     return str(getattr(asked, "name", asked))
 
 

@@ -19,6 +19,7 @@ from itertools import groupby
 
 from interlock.canonical import Json
 from interlock.clock import run_virtually
+from interlock.engine.approvals import UNUSED
 from interlock.engine.conclusion import OF_ITS_TURN, conclude
 from interlock.engine.desk import Broken
 from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
@@ -39,10 +40,13 @@ from interlock.engine.world import World
 from interlock.errors import ShapeChanged
 from interlock.history import payloads
 from interlock.history.events import (
+    ApprovalRefused,
     AttemptFailed,
     Cancelled,
     Diverged,
     Event,
+    RollbackBegun,
+    RollbackGivenUp,
     Transitioned,
     WaitEnded,
     WaitOpened,
@@ -152,9 +156,15 @@ class _Replay:
         return Replayed(run.id, self.turns, len(run.log), found)
 
     async def _turn(self, events: Stretch) -> Divergence | None:
+        if self.run.state.rollback:  # a person's doing, and no code's but that of tools
+            self._take(events)
+            return None
         self.turns += 1
         performed, at = False, 0
-        for start, end in _ends(events):
+        if isinstance(self.run.log[self.run.state.seq - 1], RollbackGivenUp):  # handed to a person before it began
+            performed, at = True, 1
+            self._take(events[:1])
+        for start, end in _ends(events, at):
             self._take(events[at:start])
             found = await self._compare(events[start:end], not performed)
             if found is not None:
@@ -277,12 +287,17 @@ class _Replay:
         return self._divergence(seq, f"the code now {_ends_so(now)}; recorded is {_said(last)}")
 
     def _number_of(self, event: Event) -> int:
-        return next(seq for seq, each in self.run.journal if each is event or each == event)
+        effect = getattr(event, "effect", None)
+        return next(
+            seq
+            for seq, each in self.run.journal
+            if each is event or (effect is not None and getattr(each, "effect", None) == effect)
+        )
 
 
-def _ends(events: Stretch) -> Iterator[tuple[int, int]]:
+def _ends(events: Stretch, first: int) -> Iterator[tuple[int, int]]:
     """The stretches of a turn's events in which the engine concluded it: the hand-over to a person, the transition."""
-    escalated = False
+    escalated = first > 0
     for at, (_, event) in enumerate(events):
         hands_over = isinstance(event, WaitOpened) and event.why == "escalated" and not escalated
         escalated = escalated or hands_over
@@ -297,12 +312,14 @@ def _is_closing(event: Event) -> bool:
     """Whether an event closes what a turn leaves open at its end."""
     if isinstance(event, WaitEnded):
         return event.how == "cancel" and event.reason == OF_ITS_TURN
+    if isinstance(event, ApprovalRefused):
+        return event.why.startswith(UNUSED)
     return isinstance(event, AttemptFailed) and event.kind == "abandoned"
 
 
 def _before_a_cancel(events: Stretch) -> int:
-    """How many events come before a cancellation, and before what it closed."""
-    at = next((at for at, (_, event) in enumerate(events) if isinstance(event, Cancelled)), len(events))
+    """How many events come before a cancellation or rollback, and before what it closed."""
+    at = next((at for at, (_, event) in enumerate(events) if isinstance(event, Cancelled | RollbackBegun)), len(events))
     while 0 < at < len(events) and _closed_by_cancel(events[at - 1][1]):
         at -= 1
     return at
