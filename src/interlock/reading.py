@@ -10,13 +10,14 @@ from typing import Any
 from interlock.canonical import Json, decode, sha256
 from interlock.engine.live_run import account_of, cell_of, pointers_of, row_of
 from interlock.engine.parked import RESTORED
+from interlock.engine.rows import row_of_call
 from interlock.errors import BadInput, DamagedStore, StoreError, WaitClosed
 from interlock.history import chain, payloads
 from interlock.history.deeds import Plan, plan
 from interlock.history.events import Event, RunStarted, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
 from interlock.machine.limits import Amounts, dollars
-from interlock.store.protocol import RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
+from interlock.store.protocol import CallRow, RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,12 +283,23 @@ def _compared(
     yield "account", row.account, account_of(state)
     yield "record", set(snapshot.cells), {cell_of(name, p) for name, cells in state.cells.items() for p in cells}
     yield "set of open waits", _open_rows(snapshot), _open_in_log(snapshot, state, opened)
+    yield (
+        "queue",
+        {_of_log(call) for call in snapshot.calls if call.status != "reserved"},
+        {_of_log(row_of_call(int(effect), call)) for effect, call in state.calls.items()},
+    )
     turn = (row.state, row.turn, row.turn_seq, row.content)
     yield "run row", turn, (said.state, said.turn, said.turn_seq, said.content)
     yield "due time", row.wake_at, said.wake_at
     if not _parked_by_store(row, state):
         yield "status", "ready" if row.status == "running" else row.status, said.status
         yield "reason", row.reason, said.reason
+
+
+def _of_log(call: CallRow) -> tuple[Any, ...]:
+    """What of a call's row the log says."""
+    return (call.effect, call.status, call.tool, call.way, call.attempt, call.seq, call.until, call.due, call.failed,
+            call.redoes)  # fmt: skip
 
 
 def _open_rows(snapshot: Snapshot) -> set[tuple[Any, ...]]:

@@ -119,13 +119,17 @@ def no_call_unapproved(log: Iterable[e.Event]) -> None:
 
 
 def ends_once(log: list[e.Event]) -> None:
-    """After the event that ended the run there is nothing but evidence and what it says of doubts and ceilings; event
-    numbers of turns never run back."""
+    """After the event that ended the run there is nothing but evidence and what it says of doubts and ceilings, what
+    came too late, and what people have done about dead calls; event numbers of turns never run back."""
     ends = [at for at, event in enumerate(log) if isinstance(event, e.Cancelled) or getattr(event, "status", None)]
     if ends:
+        redone = {event.again for event in log if isinstance(event, e.CallRedone)}
         for event in log[ends[0] + 1 :]:
             cleared = isinstance(event, e.DoubtCleared) and event.way == "evidence"
-            assert cleared or isinstance(event, e.EvidenceRecorded | e.Overrun), f"{event} comes after the end"
+            late = isinstance(event, e.EvidenceRecorded | e.Overrun | e.AnswerDropped | e.TakenOver)
+            called = isinstance(event, e.CallRedone | e.CallDropped | e.RedoRefused)
+            again = getattr(event, "effect", None) in redone
+            assert cleared or late or called or again, f"{event} comes after the end"
     turns = [event.turn for event in log]
     assert turns == sorted(turns)
 

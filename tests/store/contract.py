@@ -338,13 +338,18 @@ class StoreContract:
         [answer] = store.write([leave("nobody", "i1")])
         assert isinstance(answer, Failed) and isinstance(answer.error, UnknownRun)
 
-    def test_an_ended_run_takes_evidence_only(self, store: Store) -> None:
+    def test_an_ended_run_takes_evidence_and_is_claimed_for_it(self, store: Store) -> None:
         author = running(store)
         store.write([author.commit(status("completed"), release=True)])
         assert store.write([leave("a1", "i1")]) == [Over("completed")]
         assert store.write([leave("a1", "i2", "evidence")]) == [Left(held=False)]
         found = store.snapshot(author.number)
         assert [item.id for item in found.inbox] == ["i2"]
+        [lease] = claim(store, join(store)).leases
+        assert lease.snapshot.row.status == "completed"
+        author.holds(lease)
+        [answer] = store.write([author.commit(status("completed"), takes=("i2",), release=True)])
+        assert answer == Committed(mail=False)
         assert claim(store, join(store)).leases == ()
 
     # -- waits --------------------------------------------------------------------------------------------------------

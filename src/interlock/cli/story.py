@@ -397,6 +397,11 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Approved: _approved,
     e.ApprovalRefused: _approval_refused,
     e.DoubtCleared: _doubt_cleared,
+    e.CallRedone: lambda event: (
+        f"dead call of effect {event.effect} done again as effect {event.again}{_by(event.by)}{_because(event.reason)}"
+    ),
+    e.RedoRefused: lambda event: f"effect {event.effect} could not be done again{_because(event.why)}",
+    e.CallDropped: lambda event: f"dead call of effect {event.effect} dropped{_by(event.by)}{_because(event.reason)}",
     e.EvidenceRecorded: lambda event: f"late result of effect {event.effect} kept as evidence",
     e.ToolPinned: lambda event: (
         f"`{visible(event.tool, 40)}` of server `{visible(event.server, 40)}` is pinned as {event.digest[:4]}"

@@ -90,6 +90,11 @@ class Effect(Protocol):
         ...
 
     @property
+    def limited(self) -> bool:
+        """Whether it waits for a place among others of its kind."""
+        ...
+
+    @property
     def timeout(self) -> float:
         """Seconds that one attempt may take."""
         ...
@@ -133,6 +138,7 @@ class ModelEffect(Struct):
     at: int = 0
     probing: int = 0
     passed: tuple[Mapping[str, Json], ...] = ()
+    limited: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -240,6 +246,8 @@ class ToolEffect(Struct):
     probing: int = 0
     passed: tuple[Mapping[str, Json], ...] = ()
     undoes: int | None = None  # the effect that this one takes back
+    redoes: int | None = None
+    reserved_at: int = 0
 
     def __post_init__(self) -> None:
         self.digest = self.digest or fingerprint(["tool", self.tool.name, dict(self.args)])
@@ -257,6 +265,10 @@ class ToolEffect(Struct):
     @property
     def way(self) -> str:
         return self.tool.way
+
+    @property
+    def limited(self) -> bool:
+        return self.tool.limited
 
     @property
     def timeout(self) -> float:
@@ -299,6 +311,8 @@ class ToolEffect(Struct):
             timeout_ms=int(self.timeout * 1000),
             approval=self.approval,
             probe=self.probing,
+            redoes=self.redoes,
+            reserved_at=self.reserved_at,
         )
 
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending) -> ToolReturned:

@@ -16,7 +16,7 @@ from interlock.history import events as e
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import AskState, Final
 
-_OF_EFFECTS = ("retry", "doubt", "sleep", "approve")
+_OF_EFFECTS = ("retry", "doubt", "sleep", "approve", "queue")
 """Why an effect of a turn may wait; when the turn has ended nobody waits for it any more."""
 
 

@@ -49,9 +49,11 @@ Stop = Parked | Diverging | Broken
 
 
 class Desk:
-    """One entry into one turn. `live` False: a replay, in which nothing goes out and nothing is written."""
+    """One entry into one turn. `live` False: a replay, in which nothing goes out and nothing is written. `unattended`:
+    what is done here is nobody's turn, so nobody is asked about it."""
 
     live = True
+    unattended = False
 
     def __init__(self, run: LiveRun, world: World, deps: Any) -> None:
         self.run = run

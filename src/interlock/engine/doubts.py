@@ -31,10 +31,16 @@ async def clear(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     if effect.way == Way.KEY and _key_holds(desk, effect, entry):
         return True
     if not (effect.way == Way.PROBE and await _probed(desk, effect, entry)):
-        if not desk.run.state.rollback and "in_doubt" in desk.run.machine.row(desk.run.state.state).moves:
+        if desk.unattended or _has_a_destination(desk):
             raise EffectFailed("in_doubt", f"{effect.name} may or may not have happened (effect {entry.effect})")
         await ask_person(desk, entry, effect.tool)
     return False
+
+
+def _has_a_destination(desk: Desk) -> bool:
+    """Whether the turn's row says where a doubt leads."""
+    state = desk.run.state
+    return not state.rollback and "in_doubt" in desk.run.machine.row(state.state).moves
 
 
 def _key_holds(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:

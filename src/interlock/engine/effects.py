@@ -19,6 +19,7 @@ from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect,
 from interlock.engine.desk import REPLAY_POLL_SECONDS, Desk
 from interlock.engine.journal import Entry, Result
 from interlock.engine.live_run import Interrupted, leave_evidence
+from interlock.engine.queue import Place, take_place
 from interlock.errors import BadInput, EffectFailed, StaleLease, StoreError
 from interlock.history.events import AttemptFailed, CallPrevented, DoubtCleared, ToolCalled, WaitOpened, Warned
 from interlock.machine.outcomes import EngineOutcome
@@ -55,6 +56,7 @@ class Effects:
         self.run = desk.run
         self.world = desk.world
         self._calls_left = calls_max
+        self._places: dict[int, Place] = {}
 
     async def carry_out(self, effect: Effect) -> Entry:
         """The effect's journal entry with its result: recorded earlier, or had now. Raises `EffectFailed`."""
@@ -81,6 +83,15 @@ class Effects:
         except (StaleLease, Interrupted, StoreError) as broken:
             # What is under way beside it is paid for: it is saved, or left for whoever holds the run now.
             await self.desk.break_off(broken, settled=not isinstance(broken, StoreError))
+
+    async def see_through(self, effect: Effect, number: int, entry: Entry | None) -> Entry:
+        """The same for an effect that no handler asks for. Raises `EffectFailed`, and what makes an entry break off."""
+        self.desk.at_work.add(number)
+        try:
+            return await self._go_on(effect, entry or await self._try(effect, number, 1))
+        finally:
+            self.desk.at_work.discard(number)
+            self.desk.wake()
 
     async def _go_on(self, effect: Effect, entry: Entry) -> Entry:
         while entry.result is None:
@@ -128,14 +139,16 @@ class Effects:
     def _permitted(self, effect: Effect) -> Hold | None:
         """The hold of an attempt that nothing stands in the way of; that is mostly so. None: see `_permit`."""
         desk, state = self.desk, self.run.state
-        if desk.parking or desk.leaving or state.doubts or state.open or warned(state) or effect.unapproved:
+        if desk.parking or desk.leaving or state.doubts or state.open or warned(state):
+            return None
+        if effect.unapproved or effect.limited:
             return None
         if self.world.breakers.troubled:
             return None
         hold = effect.hold(self.run)
         return hold if isinstance(hold, Hold) else None
 
-    async def _permit(self, effect: Effect, number: int) -> Hold:
+    async def _permit(self, effect: Effect, number: int, attempt: int) -> Hold:
         """The hold of an attempt, once what stands in its way is out of it. Raises `EffectFailed` if that can't be."""
         while True:
             if self.desk.parking:
@@ -144,7 +157,7 @@ class Effects:
                 await self.desk.never()
             if self.desk.leaving:  # a task that a handler left behind: the turn has ended
                 raise asyncio.CancelledError
-            if warned(self.run.state):
+            if warned(self.run.state) and not self.desk.unattended:
                 await self._hand_over()
             if isinstance(effect, ToolEffect) and (self.run.state.doubts or self.run.state.open):
                 await self._clear_others(effect.name, number)
@@ -153,9 +166,13 @@ class Effects:
             chosen = self._choose(effect, number)
             hold = effect.hold(self.run)
             if isinstance(hold, Hold):
-                if not chosen.probes:
+                # Asked again after the waiting: what was permitted before it may not be any more.
+                if chosen.probes:
+                    await self._ask_for_probe(effect)
+                elif isinstance(effect, ToolEffect) and effect.limited and not self._has_place(number):
+                    self._places[number] = await take_place(self.desk, effect.tool, number, attempt)
+                else:
                     return hold
-                await self._ask_for_probe(effect)
             elif hold == Admission.HELD:
                 await self.desk.settlement()
             elif hold == Admission.CALLS:
@@ -197,6 +214,13 @@ class Effects:
         name, by = effect.candidates[effect.at], f"run {self.run.id}"
         effect.probing = await self.world.breakers.ask_for_probe(self.world.committer, name, self.run.now, by)
 
+    def _has_place(self, number: int) -> bool:
+        """Whether a place is reserved for it, with time left to send. A replay sends nothing, and takes none."""
+        if not self.desk.live:
+            return True
+        place = self._places.get(number)
+        return place is not None and self.world.clock.boottime() + self.world.timing.send_window / 2 < place.send_before
+
     async def _hand_over(self) -> None:
         if ended_by_warning(self.run.state):
             raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{self.run.state.warn_at:.0%} is spent")
@@ -218,12 +242,16 @@ class Effects:
         if attempt > 1 and isinstance(effect, ToolEffect):
             approvals.cover(effect, self.desk.journal.entries.get(number))
         # What failed before may have to be done by another.
-        hold = (self._permitted(effect) if attempt == 1 else None) or await self._permit(effect, number)
+        hold = (self._permitted(effect) if attempt == 1 else None) or await self._permit(effect, number, attempt)
         if not self.desk.live:
             await self.desk.unrecorded(effect)
         self.desk.begin()
         try:
             clock, window = self.world.clock, self.world.timing.send_window
+            if number in self._places:  # sent while the place is ours, or not at all
+                assert isinstance(effect, ToolEffect)  # only tools have places
+                place = self._places.pop(number)
+                effect.reserved_at, window = place.at, max(0.0, place.send_before - clock.boottime())
             sending = Sending(clock, clock.boottime() + window)
             if str(number) in self.run.state.doubts:  # in one commit with the repeat: neither is without the other
                 reason = "done again under its key"
@@ -235,8 +263,10 @@ class Effects:
             await self._perform(effect, entry, hold, sending)
         finally:
             self.desk.done()
-        if effect.way != Way.REPEAT:
+        if effect.way != Way.REPEAT or effect.limited:
             await self.run.durable()
+            if effect.limited:
+                self.world.lines.freed(effect.name)
         return entry
 
     async def _perform(self, effect: Effect, entry: Entry, hold: Hold, sending: Sending) -> None:
@@ -304,8 +334,10 @@ class Effects:
         doubt = failed.happened is None and getattr(entry.intent, "way", Way.REPEAT) != Way.REPEAT
         last = entry.tries >= self.run.machine.limits.attempts
         bearable = failed.retry_after is None or failed.retry_after <= RETRY_AFTER_MAX  # and no NaN
-        again = failed.retry and not last and bearable
         delay = delay_seconds(entry.tries, self.world.chance, failed.retry_after)
+        if self.desk.unattended:  # nobody's turn waits for it: a person may have it done again later
+            bearable = bearable and delay <= self.world.timing.park_after
+        again = failed.retry and not last and bearable
         final = not again and (effect is None or not fallbacks.others_left(effect, entry, failed))
         self._report(entry, failed)
         self.desk.add(
@@ -320,6 +352,7 @@ class Effects:
                 nanousd=nanousd if failed.billed else 0,
                 retry_at=self.run.now + int(delay * 1000) if again else None,
                 final=final,
+                dead=final and not doubt and isinstance(entry.intent, ToolCalled) and _is_dead(failed),
             )
         )
         self.run.soon()
@@ -403,6 +436,12 @@ class Effects:
             attempts = (e for e in self.run.history() if isinstance(e, ToolCalled) and e.effect == number)
             known.first_at = min(attempt.at for attempt in attempts)
         return known
+
+
+def _is_dead(failed: AttemptError) -> bool:
+    """Whether a call that isn't tried again is left to a person. Not one that took place, nor one that its own tool
+    refused: that is an answer."""
+    return failed.happened is not True and (failed.retry or failed.kind != "not_done")
 
 
 def tools_of(machine: AnyMachine) -> dict[str, Tool[Any, Any, Any]]:

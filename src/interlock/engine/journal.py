@@ -12,6 +12,7 @@ from msgspec import Struct
 from interlock.history.events import (
     AttemptFailed,
     CallPrevented,
+    CallRedone,
     DoubtCleared,
     Event,
     ModelCalled,
@@ -84,6 +85,7 @@ class Journal:
         self._notes: dict[str, list[ValueNoted]] = {}
         self._asked: dict[str, int] = {}
         self._unasked = 0
+        self._redone: set[int] = set()  # dead calls done again beside the turn
         self.waits: dict[int, tuple[WaitOpened, int, WaitEnded | None]] = {}
         self.pins: dict[str, ToolPinned] = {}  # of this turn
         self.refusals: dict[str, ToolRefused] = {}
@@ -102,6 +104,8 @@ class Journal:
                 self._failed(self.entries[event.effect], event)
             case DoubtCleared() if event.effect in self.entries:
                 self._cleared(seq, self.entries[event.effect], event)
+            case CallRedone():
+                self._redone.add(event.again)
             case CallPrevented():
                 self._prevented(seq, event)
             case MoveRefused() if event.effect in self.entries:
@@ -131,7 +135,9 @@ class Journal:
         entry = self.entries.get(event.effect)
         if entry is not None:
             entry.prevented = event
-        elif event.attempt == 1:  # else it says why an earlier turn's effect wasn't done again: no handler asks for it
+        elif (
+            event.attempt == 1 and event.effect not in self._redone
+        ):  # else it says why an earlier turn's effect wasn't done again: no handler asks for it
             self._enter(Entry(event.effect, event, seq, event.at, prevented=event))
 
     def _enter(self, entry: Entry) -> Entry:
@@ -148,7 +154,9 @@ class Journal:
 
     def _intent(self, seq: int, event: Intent) -> None:
         entry = self.entries.get(event.effect)
-        if entry is None and event.attempt > 1:  # an earlier turn's effect, done again here: no handler asks for it
+        if entry is None and (
+            event.attempt > 1 or event.effect in self._redone
+        ):  # not this turn's: no handler asks for it
             entry = self.entries[event.effect] = Entry(event.effect, event, seq, event.at, left_behind=True)
         elif entry is None:
             entry = self._enter(Entry(event.effect, event, seq, event.at))

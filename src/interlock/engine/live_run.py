@@ -20,6 +20,7 @@ from interlock.engine.alarms import Alarms
 from interlock.engine.breakers import guard_of
 from interlock.engine.conversation import Conversation
 from interlock.engine.rounds import Rounds
+from interlock.engine.rows import changed_calls
 from interlock.engine.world import World
 from interlock.errors import InterlockError, StaleLease, StoreError
 from interlock.history import chain, payloads
@@ -106,6 +107,7 @@ class LiveRun:
         self._unsaved: list[Event] = []
         self._resubmitted = 0
         self.broken: Exception | None = None
+        self.beside = 0.0  # seconds that something may take beside the turn
 
     def _load(self, snapshot: Snapshot) -> None:
         row = snapshot.row
@@ -186,6 +188,10 @@ class LiveRun:
     def since_last_event_ms(self) -> int:
         """Active milliseconds that no event has accounted for yet."""
         return int((self.world.clock.monotonic() - self._accounted_at) * 1000)
+
+    def off_the_clock(self) -> None:
+        """The time since the last event isn't the run's active time."""
+        self._accounted_at = self.world.clock.monotonic()
 
     # What an event changes beside the folded state: waits, journal, what the commit is.
 
@@ -376,6 +382,7 @@ class LiveRun:
 
     def _build(self, release: bool) -> Commit:
         state = self.state
+        calls, calls_over = changed_calls(state) if state.touched else ((), ())
         commit = Commit(
             id=self._commit_id(),
             run=self.number,
@@ -391,6 +398,8 @@ class LiveRun:
             closes=tuple(self._closes),
             takes=tuple(self._takes),
             payloads=tuple(self._payloads.items()),
+            calls=calls,
+            calls_over=calls_over,
             begins=self._begins,
             ends=self._ends,
             renews=self._renews,
@@ -410,7 +419,7 @@ class LiveRun:
     def _deadline_at(self) -> int | None:
         """When others may take this turn over although its worker seems alive. Its own worker ends it sooner."""
         left = self.turn_seconds_left()
-        return None if left is None else self.now + int((left + 2 * self.world.timing.grace) * 1000)
+        return None if left is None else self.now + int((left + self.beside + 2 * self.world.timing.grace) * 1000)
 
     def turn_seconds_left(self) -> float | None:
         """Active seconds that this turn may still take; None in a final state, and while a person's rollback lasts."""

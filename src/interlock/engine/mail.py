@@ -10,6 +10,7 @@ from interlock.engine.abandoning import abandon
 from interlock.engine.live_run import LiveRun
 from interlock.engine.parked import RESTORED
 from interlock.engine.people import RETRY, take_signal
+from interlock.engine.redo import take_drop, take_redo
 from interlock.errors import BadInput
 from interlock.history import events as e
 from interlock.machine.outcomes import EXHAUSTED
@@ -24,8 +25,6 @@ async def read(run: LiveRun) -> None:
     items, run.inbox, run.mail = run.inbox, [], False
     # A decision closed its wait when it was accepted: what came before it and would close that wait too is too late.
     for item in sorted(items, key=lambda item: item.kind != "decision"):
-        if run.ended and item.kind != "evidence":  # what a late result cost belongs into an ended run's account too
-            continue
         _take_in(run, item)
     if items:
         await run.durable()
@@ -33,7 +32,10 @@ async def read(run: LiveRun) -> None:
 
 def _take_in(run: LiveRun, item: InboxItem) -> None:
     try:
-        _READERS.get(item.kind, _dropped)(run, item)
+        if run.ended and item.kind not in _AFTER_THE_END:
+            _dropped(run, item)
+        else:
+            _READERS.get(item.kind, _dropped)(run, item)
     except (BadInput, LookupError, TypeError, ValueError) as wrong:  # left by who doesn't know what it takes
         why = f"it can't be read: {wrong}"[:300]
         run.add(e.AnswerDropped(kind=item.kind, body=item.body, why=why, inbox=item.id))
@@ -167,5 +169,10 @@ _READERS: dict[str, Callable[[LiveRun, InboxItem], None]] = {
     "cancel": _cancel,
     "rollback": rollback.begin,
     "evidence": _evidence,
+    "redo": take_redo,
+    "drop": take_drop,
     "unreadable": _unreadable,
 }
+
+_AFTER_THE_END = frozenset({"evidence", "redo", "drop", "unreadable"})
+"""What still means something to a run that has ended."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
-from interlock.engine import mail, salvage
+from interlock.engine import mail, redo, salvage
 from interlock.engine.conclusion import conclude
 from interlock.engine.desk import Broken, Desk, Diverging, Parked
 from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
@@ -84,7 +84,7 @@ class Orchestrator:
             run.add(e.TakenOver(worker=taker, previous=lease.previous, fence=lease.fence, why=lease.why))
         if row.status == "paused" and not run.state.paused:
             run.add(e.Paused(by="store", reason=row.reason))
-        if run.state.content != run.machine.content:
+        if run.state.content != run.machine.content and not run.ended:
             run.add(e.ContentChanged(content=run.machine.content))
 
     async def _step(self, run: LiveRun) -> bool:
@@ -92,6 +92,8 @@ class Orchestrator:
         if run.mail or run.inbox:
             await mail.read(run)
         self._close_due_waits(run)
+        if redo.waits_to_be_done(run):
+            await redo.carry_out(run, self.world, self.deps.get(run.machine.name))
         if run.state.status != "ready":
             return run.mail and not run.ended
         ended = await self._take_turn(run)

@@ -19,6 +19,7 @@ from interlock.canonical import Json
 from interlock.clock import Clock
 from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Committer
+from interlock.engine.lines import Lines
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
 from interlock.machine.tools import Call, Tool
@@ -77,6 +78,7 @@ class World:
     servers: Servers = field(default_factory=Connections)
     breakers: Breakers = field(default_factory=Breakers)
     isolate: Isolate | None = None
+    lines: Lines = field(default_factory=Lines)
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

@@ -130,7 +130,9 @@ class ModelReplied(Event, frozen=True, kw_only=True):
 class ToolCalled(Event, frozen=True, kw_only=True):
     """The intent of one attempt at a tool call. `answers` is the id of the model's call it carries out. The key it
     is sent under is `<run id>-<effect>`. `probe`: as of a model's call. `undo`: its tool says how it is taken back.
-    `undoes`: this call takes that effect back, by the undo of its tool; `args` are those of the effect."""
+    `undoes`: this call takes that effect back, by the undo of its tool; `args` are those of the effect. `redoes`: the
+    dead call that a person had done again by this one. `reserved_at`: when the store let it begin, of a tool whose
+    calls are limited."""
 
     effect: int
     digest: str
@@ -146,6 +148,8 @@ class ToolCalled(Event, frozen=True, kw_only=True):
     timeout_ms: int = 30_000
     approval: int | None = None  # the wait in which a person approved this effect; its first attempt uses it up
     probe: int = 0
+    redoes: int | None = None
+    reserved_at: int = 0
 
     @property
     def send_before(self) -> int:
@@ -163,7 +167,8 @@ class ToolReturned(Event, frozen=True, kw_only=True):
 
 class AttemptFailed(Event, frozen=True, kw_only=True):
     """An attempt that brought no result. `sent` False: surely nothing left. `doubt`: it may have happened.
-    What it is charged is provisional when `doubt` (its worst case until known)."""
+    What it is charged is provisional when `doubt` (its worst case until known). `dead`: the call stays on the queue
+    until a person redoes or drops it."""
 
     effect: int
     attempt: int = 1
@@ -175,6 +180,7 @@ class AttemptFailed(Event, frozen=True, kw_only=True):
     nanousd: int = 0
     retry_at: int | None = None
     final: bool = False  # no further attempt: the effect itself failed
+    dead: bool = False
 
 
 class CallPrevented(Event, frozen=True, kw_only=True):
@@ -237,6 +243,34 @@ class ToolRefused(Event, frozen=True, kw_only=True):
     found: str = ""
 
 
+class CallRedone(Event, frozen=True, kw_only=True):
+    """A person had a dead call done again: as effect `again`, under a new key. `more`: what it may use is added to the
+    run's ceilings, so that it takes nothing from the run."""
+
+    effect: int
+    again: int
+    more: Mapping[str, int] = {}
+    by: str
+    reason: str = ""
+    inbox: str | None = None
+
+
+class RedoRefused(Event, frozen=True, kw_only=True):
+    """A redone call could not be made: it is dead as before."""
+
+    effect: int
+    why: str
+
+
+class CallDropped(Event, frozen=True, kw_only=True):
+    """A person decided that a dead call isn't made any more."""
+
+    effect: int
+    by: str
+    reason: str = ""
+    inbox: str | None = None
+
+
 class ValueNoted(Event, frozen=True, kw_only=True):
     """Time, chance or a finished sleep, as a handler was told it."""
 
@@ -271,8 +305,8 @@ class Transitioned(Event, frozen=True, kw_only=True):
 
 class WaitOpened(Event, frozen=True, kw_only=True):
     """A durable wait. `kind`: person, signal or time. `why`: ask, wait, escalated, budget, doubt, approve, retry,
-    sleep, undo (what a rollback can't take back). `form`: each outcome that may be answered with the schema of its
-    fields. `leads`: what becomes of each, as it was when the wait was opened. `call`: what is to be approved;
+    sleep, queue, undo (what a rollback can't take back). `form`: each outcome that may be answered with its fields'
+    schema. `leads`: what becomes of each, as it was when the wait was opened. `call`: what is to be approved;
     `binding`: what an approval of it is bound to."""
 
     wait: int

@@ -14,7 +14,9 @@ from typing import Any
 from msgspec import Struct, convert
 
 from interlock.canonical import Json, encode_stored
+from interlock.history import calls
 from interlock.history import events as e
+from interlock.history.calls import Queued
 from interlock.history.events import Change, Event
 from interlock.machine.limits import DIMENSIONS
 
@@ -85,6 +87,8 @@ class RunState:
     cells: dict[str, list[Pointer]] = field(default_factory=dict)  # kept as rows, not in the live state
     moved: list[tuple[str, Pointer]] = field(default_factory=list)  # cells since they were last written as rows
     approvals: dict[str, Json] = field(default_factory=dict)  # effect -> [wait, binding, until, seq]: given, not used
+    touched: set[str] = field(default_factory=set)  # calls since they were last written as rows
+    calls: dict[str, Queued] = field(default_factory=dict)  # effect -> its tool call, as long as that isn't done with
 
     # -- applying ---------------------------------------------------------------------------------------------------
 
@@ -143,6 +147,8 @@ class RunState:
         self.moved.extend((name, pointer) for pointer in made)
 
     def _end_turn(self, seq: int) -> None:
+        if self.calls:
+            calls.turn_ended(self)
         self.turn += 1
         self.turn_seq = seq
         self.turn_ms = 0
@@ -164,11 +170,12 @@ class RunState:
         (ceiling, spent, held). Cells are filled in by the caller."""
         values = dict(zip(LIVE, live, strict=False))
         values["threads"] = {name: Conversation(*known) for name, known in values["threads"].items()}
+        values["calls"] = {effect: Queued(*known) for effect, known in values.get("calls", {}).items()}
         ceiling, spent, held = account
         return cls(**values, ceiling=ceiling, spent=spent, held=held)
 
 
-_ROWS_OF_THEIR_OWN = {"ceiling", "spent", "held", "cells", "moved"}
+_ROWS_OF_THEIR_OWN = {"ceiling", "spent", "held", "cells", "moved", "touched"}
 LIVE = tuple(name for name in RunState.__dataclass_fields__ if name not in _ROWS_OF_THEIR_OWN)
 """What of the state is stored with the run row. A new value goes to the end of it."""
 _live_values = attrgetter(*LIVE)
@@ -208,6 +215,7 @@ def _tool_called(run: RunState, seq: int, event: e.ToolCalled) -> None:
     _effect_begun(run, seq, event.effect, event.attempt, event.tool, event.way, 0, event.hold_nanousd)
     if event.approval is not None:
         run.approvals.pop(str(event.effect), None)
+    calls.began(run, seq, event)
 
 
 def _effect_begun(
@@ -231,6 +239,7 @@ def _model_replied(run: RunState, seq: int, event: e.ModelReplied) -> None:
 
 def _tool_returned(run: RunState, seq: int, event: e.ToolReturned) -> None:
     run._settle(event.effect, 0, event.nanousd)
+    calls.returned(run, event.effect)
     if run.threads:
         _brought(run, event.origin)
 
@@ -246,17 +255,20 @@ def _attempt_failed(run: RunState, seq: int, event: e.AttemptFailed) -> None:
     entry = run._settle(event.effect, event.tokens, event.nanousd)
     if event.doubt and entry is not None:
         run.doubts[str(event.effect)] = entry
+    calls.failed(run, seq, event)
 
 
 def _call_prevented(run: RunState, seq: int, event: e.CallPrevented) -> None:
     if event.effect > run.effects:
         run.effects = event.effect
+    calls.prevented(run, event.effect)
 
 
 def _doubt_cleared(run: RunState, seq: int, event: e.DoubtCleared) -> None:
     entry = run.doubts.pop(str(event.effect), None)
     if event.happened and entry is not None:
         _brought(run, f"tool:{entry[1]}")
+    calls.cleared(run, event)
 
 
 def _tool_pinned(run: RunState, seq: int, event: e.ToolPinned) -> None:
@@ -266,6 +278,22 @@ def _tool_pinned(run: RunState, seq: int, event: e.ToolPinned) -> None:
 def _evidence_recorded(run: RunState, seq: int, event: e.EvidenceRecorded) -> None:
     run.spent["tokens"] += event.tokens
     run.spent["nanousd"] += event.nanousd
+    calls.evidenced(run, event.effect)
+
+
+def _call_redone(run: RunState, seq: int, event: e.CallRedone) -> None:
+    run.effects = max(run.effects, event.again)
+    for name, more in event.more.items():
+        run.ceiling[name] += more
+    calls.redone(run, event)
+
+
+def _redo_refused(run: RunState, seq: int, event: e.RedoRefused) -> None:
+    calls.not_redone(run, event.effect)
+
+
+def _call_dropped(run: RunState, seq: int, event: e.CallDropped) -> None:
+    calls.returned(run, event.effect)
 
 
 def _transitioned(run: RunState, seq: int, event: e.Transitioned) -> None:
@@ -355,6 +383,7 @@ def _cancelled(run: RunState, seq: int, event: e.Cancelled) -> None:
     run.waiting.clear()
     run.approvals.clear()
     run.rollback = []
+    calls.cancelled(run)
 
 
 def _rollback_begun(run: RunState, seq: int, event: e.RollbackBegun) -> None:
@@ -423,6 +452,9 @@ _APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
     e.DoubtCleared: _doubt_cleared,
     e.EvidenceRecorded: _evidence_recorded,
     e.ToolPinned: _tool_pinned,
+    e.CallRedone: _call_redone,
+    e.RedoRefused: _redo_refused,
+    e.CallDropped: _call_dropped,
     e.Transitioned: _transitioned,
     e.WaitOpened: _wait_opened,
     e.WaitEnded: _wait_ended,

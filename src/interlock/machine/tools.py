@@ -70,6 +70,8 @@ class Tool(Generic[D, P, T]):
     approve: str | None = None
     approve_within: float = 86_400.0
     isolate: bool = False
+    concurrency: int | None = None
+    rate: tuple[int, float] | None = None
     description: str = ""
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
@@ -85,6 +87,11 @@ class Tool(Generic[D, P, T]):
         if self.keyed:
             return Way.KEY
         return Way.PROBE if self.probe is not None else Way.PERSON
+
+    @cached_property
+    def limited(self) -> bool:
+        """Whether its calls are counted across all runs."""
+        return self.concurrency is not None or self.rate is not None
 
     @cached_property
     def nanousd_max(self) -> int:
@@ -222,6 +229,8 @@ def tool(
     approve: str | None = None,
     approve_within: float = 86_400.0,
     isolate: bool = False,
+    concurrency: int | None = None,
+    rate: tuple[int, float] | None = None,
     name: str | None = None,
 ) -> Declare:
     """Declare a function as a tool. Its first parameter is the `Call`; the others are what a model may fill.
@@ -240,6 +249,9 @@ def tool(
               whose call is denied ends `denied`; after `approve_within` seconds without an answer, `timeout`
     isolate   every call has a process of its own, killed with all it started at its deadline, or when nobody waits any
               more. JSON goes in and out; `call.deps` is None there. Starting it takes some tenths of a second
+    concurrency, rate
+              at most so many calls under way at once, and so many, `(times, seconds)`, begun within any stretch of
+              seconds; counted by the tool's name over all runs and workers of a store. A call waits for its turn
     A plain `def` runs in a thread, which can't be killed; an `async def` must not block.
     """
 
@@ -256,4 +268,6 @@ def tool(
         approve=approve,
         approve_within=approve_within,
         isolate=isolate,
+        concurrency=concurrency,
+        rate=rate,
     )

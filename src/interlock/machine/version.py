@@ -109,11 +109,12 @@ def _state_content(state: State[Any, Any, Any]) -> list[Json]:
 def _tool_content(tool: AnyTool) -> Json:
     terms = [tool.does, tool.within, tool.keyed, tool.key_valid_for, nanousd(tool.usd_max), tool.trusted]
     asks = [tool.approve, tool.approve_within, *(["isolate"] * tool.isolate)]
+    limits: list[Json] = [tool.concurrency, tool.rate] if tool.limited else []
     probe = None if tool.probe is None else source_of(tool.probe)
     undo = None if tool.undo is None else source_of(tool.undo)
     if isinstance(tool, ServerTool):
-        return [tool.said, probe, undo, *terms, *asks]
-    return [tool.description, tool.schema, source_of(tool.function), probe, undo, *terms, *asks]
+        return [tool.said, probe, undo, *terms, *asks, *limits]
+    return [tool.description, tool.schema, source_of(tool.function), probe, undo, *terms, *asks, *limits]
 
 
 def _tools(state: State[Any, Any, Any]) -> tuple[AnyTool, ...]:

@@ -76,6 +76,29 @@ class InboxItem(Struct, frozen=True, gc=False):
     left_at: int = 0
 
 
+class CallRow(Struct, frozen=True, gc=False):
+    """One tool call on the queue; by (run, effect). `status`: reserved, under way, due, in doubt or dead. `seq`,
+    `failed`: the events with what is asked for and with its last failure. `until`: its attempt may be on its way until
+    then. `fence`: the token that its result must come under. `limited`: it counts among its tool's calls; `reserved`:
+    it does so until then, whether or not it has begun. `asked`: what a person said of a dead one, not yet read."""
+
+    effect: int
+    status: str
+    tool: str
+    way: str
+    attempt: int
+    seq: int
+    until: int = 0
+    due: int | None = None
+    failed: int = 0
+    limited: bool = False
+    redoes: int | None = None
+    run: int = 0
+    fence: int = 0
+    reserved: int = 0
+    asked: str = ""
+
+
 class RunRow(Struct, frozen=True, gc=False):
     """One run as its row stands. `live` is the folded state (JSON), which the engine alone reads and writes."""
 
@@ -127,6 +150,7 @@ class Snapshot(Struct, frozen=True, gc=False):
     journal: tuple[StoredEvent, ...]  # events of the current turn
     waits: tuple[Wait, ...]  # open ones
     inbox: tuple[InboxItem, ...]  # not yet consumed, oldest first
+    calls: tuple[CallRow, ...] = ()  # its queue
 
 
 # -- writes -----------------------------------------------------------------------------------------------------------
@@ -223,7 +247,8 @@ class Claim(Struct, frozen=True, gc=False):
     that are due or have mail, and held ones whose holder is permitted to lose them: its OS lock is free, or its beat
     still is what `still` says (the claimant saw it stand for a whole lease), or the run's deadline has passed.
 
-    `run` claims that one only (by id), if it may be claimed. Paused runs are claimed only when they have mail.
+    `run` claims that one only (by id), if it may be claimed. Paused runs are claimed only when they have mail; ended
+    ones too, or when a call that a person had done again hasn't come to its end.
     `mine`: said after the answer to a claim was lost: the runs that the claimant knows it holds. Others that it holds
     are leased to it anew.
     """
@@ -271,7 +296,8 @@ class Commit(Struct, frozen=True, gc=False):
     outcome, also while evidence lies unread: what was accepted before the end comes before it, and nobody reads it
     afterwards. `closes`: (wait, how) closed by compare-and-set, else refused. `renews`: its cells are the whole record,
     every earlier one goes. `takes`: inbox ids consumed. `release`: the lease ends with this commit. `guards`: breakers
-    that its intents pass, else refused.
+    that its intents pass, else refused. `calls`: rows of its queue as they now are; `calls_over`: effects whose calls
+    left it.
     """
 
     id: bytes
@@ -288,6 +314,8 @@ class Commit(Struct, frozen=True, gc=False):
     closes: tuple[tuple[int, str], ...] = ()
     takes: tuple[str, ...] = ()
     payloads: tuple[tuple[bytes, bytes], ...] = ()
+    calls: tuple[CallRow, ...] = ()
+    calls_over: tuple[int, ...] = ()
     begins: bool = False
     ends: bool = False
     renews: bool = False
@@ -314,9 +342,11 @@ class Refused(Struct, frozen=True, gc=False):
 
 class Leave(Struct, frozen=True, gc=False):
     """Leave something in a run's inbox. With `wait`, close that wait by compare-and-set first (`closes` says how:
-    decision or signal): accepted means that this one won. A decision after the due time is refused.
+    decision or signal): accepted means that this one won. A decision after the due time is refused. With `call`, that
+    dead call must not have been seen to by anybody (`closes` says what is done about it, and who does): the same.
 
-    Answers: `Left`, `Shut` (the wait is closed, due or unknown), `Over` (the run has ended).
+    Answers: `Left`, `Shut` (the wait or call is closed, due or unknown), `Over` (the run has ended; it then takes only
+    late results, and what is said of its calls).
     """
 
     run: str
@@ -324,6 +354,7 @@ class Leave(Struct, frozen=True, gc=False):
     at: int
     wait: int | None = None
     closes: str = ""
+    call: int | None = None
 
 
 class Left(Struct, frozen=True, gc=False):
@@ -390,13 +421,50 @@ class Standing(Struct, frozen=True, gc=False):
     granted: int = 0
 
 
+class Reserve(Struct, frozen=True, gc=False):
+    """Take a place among the calls of a tool that are under way, for the attempt that its run is about to begin.
+
+    Taken if fewer than `concurrency` others are reserved or may be on their way (0: any number), and fewer than `rate`
+    have been taken within the last `per_ms` (0: any number), counted over all runs and workers. It lasts until `until`,
+    or the commit of the attempt's intent, which says anew how long. `grace_ms`: how long after their time others are
+    still counted. Answers: `Reserved`, `Later`, `Stale` (the run is another's).
+    """
+
+    run: int
+    worker: int
+    fence: int
+    effect: int
+    attempt: int
+    tool: str
+    way: str
+    until: int
+    at: int
+    grace_ms: int
+    concurrency: int = 0
+    rate: int = 0
+    per_ms: int = 0
+
+
+class Reserved(Struct, frozen=True, gc=False):
+    """The place is taken from `at` on."""
+
+    at: int
+
+
+class Later(Struct, frozen=True, gc=False):
+    """Not now. `at`: when to ask again; `full`: all places are taken, so one may be free sooner, as calls end."""
+
+    at: int
+    full: bool
+
+
 class Failed(Struct, frozen=True, gc=False):
     """This write raised; the others of its batch are not affected. `error` is a `StoreError`."""
 
     error: Exception
 
 
-Write = Start | Join | Part | Beat | Claim | Commit | Leave | Report | Probe | Trip | Reset
+Write = Start | Join | Part | Beat | Claim | Commit | Leave | Report | Probe | Trip | Reset | Reserve
 Answer = (
     Started
     | Taken
@@ -411,6 +479,8 @@ Answer = (
     | Shut
     | Over
     | Standing
+    | Reserved
+    | Later
     | Failed
 )
 
@@ -452,6 +522,10 @@ class Store(Protocol):
 
     def waits(self) -> list[tuple[RunRow, Wait]]:
         """Every open wait for a person or signal, oldest first, with its run."""
+        ...
+
+    def calls(self, statuses: tuple[str, ...]) -> list[tuple[RunRow, CallRow]]:
+        """Every tool call of these statuses, in the order of runs and effects, with its run."""
         ...
 
     def workers(self) -> list[WorkerRow]: ...

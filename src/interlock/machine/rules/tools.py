@@ -76,6 +76,7 @@ def tool_terms(machine: AnyDefinition) -> Iterator[Remark]:
             yield on_tool(tool, state, f"`within={tool.within!r}`: give it seconds above 0, not infinite")
         if isinstance(tool.usd_max, bool) or not (math.isfinite(tool.usd_max) and tool.usd_max >= 0):
             yield on_tool(tool, state, f"`usd_max={tool.usd_max!r}`: give it dollars from 0 up")
+        yield from (on_tool(tool, state, problem) for problem in _limits(tool))
         if tool.key_valid_for is not None and not (tool.keyed and is_time(tool.key_valid_for)):
             yield on_tool(tool, state, "`key_valid_for=` needs `keyed=True` and seconds above 0")
         if tool.isolate:
@@ -133,6 +134,20 @@ def arguments(machine: AnyDefinition) -> Iterator[Remark]:
         if isinstance(row.state, UseState) and sound:
             for problem in _arguments(row.state, machine):
                 yield Remark(problem, state, row.state.source)
+
+
+def _limits(tool: AnyTool) -> Iterator[str]:
+    if tool.concurrency is not None and not _is_count(tool.concurrency):
+        yield f"`concurrency={tool.concurrency!r}`: give it a whole number from 1 up"
+    if tool.rate is not None:
+        rate: Any = tool.rate
+        sound = isinstance(rate, tuple) and len(rate) == 2 and _is_count(rate[0]) and is_time(rate[1])
+        if not sound or rate[1] < 0.001:
+            yield f"`rate={rate!r}`: give it how many calls and within how many seconds, as `(10, 60)`"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _needless(tool: AnyTool) -> Iterator[str]:

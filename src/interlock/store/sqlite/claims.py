@@ -1,8 +1,9 @@
 """Claiming: which runs a worker may lease, and raising their fences, inside a transaction that somebody else opened.
 
 A run is claimable when nobody holds it and it is ready, due or has mail; or when its holder is permitted to lose it:
-dead (its lock file is free), still (its heartbeat stood for a whole lease), or past the turn's deadline. A claimant
-never takes a run from itself, except one that it names and whose deadline has passed: its turn may be about to end.
+dead (its lock file is free), still (its heartbeat stood for a whole lease), or past the turn's deadline. One that has
+ended is claimable for its mail, and for a call that was to be done again. A claimant never takes a run from itself,
+except one that it names and whose deadline has passed: its turn may be about to end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from interlock.store.sqlite.locks import WorkerLocks
 from interlock.store.sqlite.queries import queries
 from interlock.store.sqlite.reads import Reads
 
-_FREE = {"ready", "waiting", "paused"}
+_ENDED = {"completed", "failed", "cancelled"}
 
 
 class Claims:
@@ -61,17 +62,18 @@ class Claims:
         yield from ((number, "deadline") for number in late)
         yield from ((number, "") for number in self._numbers("claimable_with_mail", machines, claim.limit))
         yield from ((number, "") for number in self._numbers("claimable_due", machines, claim.limit, claim.at))
+        yield from ((number, "") for number in self._numbers("claimable_redone", machines, claim.limit))
         yield from ((number, "") for number in self._numbers("claimable_ready", machines, claim.limit))
 
     def _named(self, claim: Claim, machines: str, beats: dict[int, int]) -> dict[int, str]:
         row = self._run(self._sql["run_for_claim"], (machines, claim.run)).fetchone()
         if row is None or claim.limit < 1:
             return {}
-        number, status, worker, wake_at, deadline_at, mail = row
+        number, status, worker, wake_at, deadline_at, mail, unfinished = row
         if worker is None:
             due = status == "ready" or (status == "waiting" and wake_at is not None and wake_at <= claim.at)
-            return {number: ""} if status in _FREE and (due or mail) else {}
-        if status not in _FREE and status != "running":
+            return {number: ""} if due or mail or (unfinished and status in _ENDED) else {}
+        if status in _ENDED and not (mail or unfinished):
             return {}
         if worker == claim.worker and claim.mine is not None and number not in claim.mine:
             return {number: ""}

@@ -22,6 +22,19 @@ wait.closed"""
 
 BREAKER_COLUMNS = """name, state, failures, window_at, window_calls, window_failed, changed_at, until, probe, sent,
 reason, by"""
+CALL_COLUMNS = """call.effect, call.status, call.tool, call.way, call.attempt, call.seq, call.until, call.due,
+call.failed, call.limited, call.redoes, call.run, call.fence, call.reserved, call.asked"""
+
+UNFINISHED = """EXISTS (SELECT 1 FROM call WHERE call.run = run.number AND call.redoes IS NOT NULL
+AND call.status IN ('under way', 'due'))"""
+
+_PARTS = {
+    "run": RUN_COLUMNS,
+    "wait": WAIT_COLUMNS,
+    "breaker": BREAKER_COLUMNS,
+    "call": CALL_COLUMNS,
+    "unfinished": UNFINISHED,
+}
 
 _BLOCK = re.compile(r"^-- (\w+) --\n", re.MULTILINE)
 _COMMENT = re.compile(r"--[^\n]*")
@@ -59,7 +72,9 @@ def _migration(name: str) -> Migration:
 
 def _filled(sql: str) -> str:
     bare = " ".join(_COMMENT.sub("", sql).split())
-    return bare.replace("{run}", RUN_COLUMNS).replace("{wait}", WAIT_COLUMNS).replace("{breaker}", BREAKER_COLUMNS)
+    for name, part in _PARTS.items():
+        bare = bare.replace(f"{{{name}}}", part)
+    return bare
 
 
 def _text(name: str) -> str:

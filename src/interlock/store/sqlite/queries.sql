@@ -150,9 +150,9 @@ WHERE number <> ?1 AND EXISTS (SELECT 1 FROM run WHERE run.worker = worker.numbe
 SELECT number FROM run WHERE worker = ?1 AND mail = 1;
 
 -- claimable_with_mail --
--- Free runs with something to read, paused ones included.
+-- Free runs with something to read, paused and ended ones included.
 SELECT number FROM run INDEXED BY run_mail
-WHERE mail = 1 AND worker IS NULL AND status IN ('ready', 'waiting', 'paused')
+WHERE mail = 1 AND worker IS NULL
   AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
 ORDER BY number LIMIT ?2;
 
@@ -171,9 +171,9 @@ WHERE status = 'ready' AND worker IS NULL
 ORDER BY wake_at, number LIMIT ?2;
 
 -- held_by --
--- The open runs of a worker that is permitted to lose them.
+-- The runs of a worker that is permitted to lose them: open ones, and ended ones that still have something to do.
 SELECT number FROM run
-WHERE worker = ?3 AND status NOT IN ('completed', 'failed', 'cancelled')
+WHERE worker = ?3 AND (status NOT IN ('completed', 'failed', 'cancelled') OR mail = 1 OR {unfinished})
   AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
 ORDER BY number LIMIT ?2;
 
@@ -186,7 +186,7 @@ ORDER BY number LIMIT ?2;
 
 -- run_for_claim --
 -- One run, named: how it stands.
-SELECT number, status, worker, wake_at, deadline_at, mail FROM run
+SELECT number, status, worker, wake_at, deadline_at, mail, {unfinished} FROM run
 WHERE id = ?2 AND machine || '/' || shape IN (SELECT value FROM json_each(?1));
 
 -- claim_run --
@@ -351,3 +351,73 @@ INSERT INTO breaker_event (what, name, state, at, until, probe, reason, by) VALU
 -- breaker_log --
 -- What happened to one breaker, or to all.
 SELECT what, name, state, at, until, probe, reason, by FROM breaker_event WHERE ?1 IS NULL OR name = ?1 ORDER BY number;
+
+-- put_call --
+-- A call as it now is. What was reserved for it lasts until the intent says anew how long.  (new), any -> its status
+INSERT INTO call (run, effect, status, tool, way, attempt, seq, until, due, failed, limited, redoes, fence)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+ON CONFLICT (run, effect) DO UPDATE SET
+    status = ?3, tool = ?4, way = ?5, attempt = ?6, seq = ?7, until = ?8, due = ?9, failed = ?10, redoes = ?12, fence = ?13,
+    limited = max(?11, CASE ?3 WHEN 'under way' THEN 0 ELSE reserved > 0 END),
+    reserved = CASE ?3 WHEN 'under way' THEN 0 ELSE reserved END, asked = '';
+
+-- drop_call --
+-- A call is done with.  any -> (gone)
+DELETE FROM call WHERE run = ?1 AND effect = ?2;
+
+-- forget_reserved --
+-- Places of a tool that were taken for attempts that never began, and are over.  reserved -> (gone)
+DELETE FROM call WHERE tool = ?1 AND limited = 1 AND status = 'reserved' AND reserved <= ?2;
+
+-- calls_under_way --
+-- The other calls of a tool that may be on their way, and when the first of them surely isn't any more.
+SELECT count(*), min(max(until, reserved)) FROM call
+WHERE tool = ?1 AND limited = 1 AND max(until, reserved) > ?2 AND NOT (run = ?3 AND effect = ?4);
+
+-- forget_starts --
+-- What began too long ago to count against a rate.
+DELETE FROM call_start WHERE tool = ?1 AND at <= ?2;
+
+-- start_that_counts --
+-- When the call began that must be a whole period ago before another may.
+SELECT at FROM call_start WHERE tool = ?1 ORDER BY at DESC LIMIT 1 OFFSET ?2;
+
+-- note_start --
+-- A call of a tool with a rate was let begin.
+INSERT INTO call_start (tool, at) VALUES (?1, ?2);
+
+-- reserve_call --
+-- A place for an attempt that is about to begin.  (new) -> reserved; what else is known of the call stays
+INSERT INTO call (run, effect, status, tool, way, attempt, seq, limited, fence, reserved)
+VALUES (?1, ?2, 'reserved', ?3, ?4, ?5, 0, 1, ?6, ?7)
+ON CONFLICT (run, effect) DO UPDATE SET limited = 1, reserved = ?7;
+
+-- dead_call --
+-- Has anybody seen to this dead call?
+SELECT asked FROM call WHERE run = ?1 AND effect = ?2 AND status = 'dead';
+
+-- ask_call --
+-- Who comes first says what becomes of a dead call.
+UPDATE call SET asked = ?3 WHERE run = ?1 AND effect = ?2;
+
+-- claimable_redone --
+-- Ended runs, held by nobody, with a call done again that hasn't come to its end.
+SELECT DISTINCT run.number FROM call INDEXED BY call_redone JOIN run ON run.number = call.run
+WHERE call.redoes IS NOT NULL AND call.status IN ('under way', 'due')
+  AND run.worker IS NULL AND run.status IN ('completed', 'failed', 'cancelled')
+  AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
+ORDER BY run.number LIMIT ?2;
+
+-- calls_of_run --
+-- The queue of one run.
+SELECT {call} FROM call WHERE run = ?1 ORDER BY effect;
+
+-- dead_calls --
+-- Every dead call, with its run.
+SELECT {call}, {run} JOIN call INDEXED BY call_dead ON call.run = run.number
+WHERE call.status = 'dead' ORDER BY call.run, call.effect;
+
+-- calls --
+-- Every call of some statuses, with its run.
+SELECT {call}, {run} JOIN call ON call.run = run.number
+WHERE call.status IN (SELECT value FROM json_each(?1)) ORDER BY call.run, call.effect;

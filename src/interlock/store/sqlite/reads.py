@@ -15,6 +15,7 @@ from interlock.machine.limits import Amounts
 from interlock.policy.breaker import Breaker, Change
 from interlock.store.protocol import (
     Account,
+    CallRow,
     Cell,
     InboxItem,
     RunFilter,
@@ -29,6 +30,7 @@ from interlock.store.sqlite.locks import WorkerLocks
 from interlock.store.sqlite.queries import queries
 
 _WAIT_WIDTH = 10
+_CALL_WIDTH = 15
 _LAST_SEQ = (1 << 63) - 1
 
 
@@ -69,6 +71,7 @@ class Reads:
                 journal=tuple(self.events(number, run.turn_seq + 1)),
                 waits=tuple(Wait(*wait) for wait in self._all("open_waits", number)),
                 inbox=tuple(_item(item) for item in self._all("unread", number)),
+                calls=tuple(_call(row) for row in self._all("calls_of_run", number)),
             )
 
     def events(self, number: int, first: int = 1, last: int | None = None) -> list[StoredEvent]:
@@ -81,6 +84,11 @@ class Reads:
     def waits(self) -> list[tuple[RunRow, Wait]]:
         rows = self._all("waits_for_others")
         return [(run_row(row[_WAIT_WIDTH:]), Wait(*row[:_WAIT_WIDTH])) for row in rows]
+
+    def calls(self, statuses: tuple[str, ...]) -> list[tuple[RunRow, CallRow]]:
+        dead = statuses == ("dead",)  # asked often, and found by an index of their own
+        rows = self._all("dead_calls") if dead else self._all("calls", json.dumps(statuses))
+        return [(run_row(row[_CALL_WIDTH:]), _call(row[:_CALL_WIDTH])) for row in rows]
 
     def workers(self) -> list[WorkerRow]:
         return [self._worker(*row) for row in self._all("workers")]
@@ -164,6 +172,11 @@ def run_row(row: tuple[Any, ...]) -> RunRow:
 def _pair(said: str) -> tuple[str, str]:
     machine, _, shape = said.rpartition("/")
     return machine, shape
+
+
+def _call(row: tuple[Any, ...]) -> CallRow:
+    columns: list[Any] = [*row[:9], bool(row[9]), *row[10:]]
+    return CallRow(*columns)
 
 
 def _item(row: tuple[Any, ...]) -> InboxItem:

@@ -21,6 +21,7 @@ from interlock.policy.breaker import Breaker, Change
 from interlock.store.protocol import (
     Answer,
     Beat,
+    CallRow,
     Failed,
     Join,
     Part,
@@ -159,6 +160,9 @@ class SqliteStore:
 
     def waits(self) -> list[tuple[RunRow, Wait]]:
         return self._read(lambda reads: reads.waits())
+
+    def calls(self, statuses: tuple[str, ...]) -> list[tuple[RunRow, CallRow]]:
+        return self._read(lambda reads: reads.calls(statuses))
 
     def workers(self) -> list[WorkerRow]:
         return self._read(lambda reads: reads.workers())

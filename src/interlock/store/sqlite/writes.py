@@ -34,6 +34,7 @@ from interlock.store.protocol import (
     Probe,
     Refused,
     Report,
+    Reserve,
     Reset,
     Shut,
     Stale,
@@ -49,9 +50,12 @@ from interlock.store.sqlite.breakers import Breakers
 from interlock.store.sqlite.claims import Claims
 from interlock.store.sqlite.locks import WorkerLocks
 from interlock.store.sqlite.queries import queries
+from interlock.store.sqlite.queue import Queue
 from interlock.store.sqlite.reads import Reads
 
 FINAL = frozenset({"completed", "failed", "cancelled"})
+AFTER_THE_END = frozenset({"evidence", "redo", "drop"})
+"""What an ended run still takes: late results, and what people say of its calls."""
 
 
 class Writes:
@@ -69,6 +73,7 @@ class Writes:
         self._at_work: dict[int, int] = {}  # worker -> time of its last commit in this transaction
         claims = Claims(self._run, locks, Reads(db, locks))
         self._breakers = breakers = Breakers(self._run)
+        self._queue = Queue(self._run)
         self._kinds: dict[type[Write], Callable[[Any], Answer]] = {
             Start: self._start,
             Commit: self._commit,
@@ -81,6 +86,7 @@ class Writes:
             Probe: breakers.probe,
             Trip: breakers.trip,
             Reset: breakers.reset,
+            Reserve: self._queue.reserve,
         }
 
     def carry_out(self, write: Write) -> Answer:
@@ -160,6 +166,8 @@ class Writes:
         self._waits(commit)
         self._run(self._sql["settle_account"], (account, *_columns(commit.account)))
         self._take(commit)
+        if commit.calls or commit.calls_over:
+            self._queue.keep(commit)
         self._at_work[commit.worker] = commit.at
         stays = not mail and not commit.release and (status, wake_at) == (_held(commit), commit.row.wake_at)
         return Committed(self._move(commit, stays))
@@ -221,17 +229,19 @@ class Writes:
             return Failed(StoreError(f"inbox id `{leave.item.id}` was used for another run"))
         if known is not None:
             return Left(held=self._is_held(worker))
-        if status in FINAL and leave.item.kind != "evidence":
+        if status in FINAL and leave.item.kind not in AFTER_THE_END:
             return Over(status)
         if leave.wait is not None:
             shut = self._close(number, leave.wait, leave)
             if shut:
                 return Shut(shut)
+        if leave.call is not None:
+            shut = self._queue.close(number, leave.call, leave.closes or leave.item.kind)
+            if shut:
+                return Shut(shut)
         item = leave.item
         self._run(self._sql["leave_item"], (item.id, number, item.kind, encode(item.body), item.left_at or leave.at))
-        # Nobody claims a run that has ended: what is left then lies in its inbox as evidence only.
-        if status not in FINAL:
-            self._run(self._sql["flag_mail"], (number,))
+        self._run(self._sql["flag_mail"], (number,))
         return Left(held=self._is_held(worker))
 
     def _is_held(self, worker: int | None) -> bool:
