@@ -34,6 +34,9 @@ PAGES_MAX = 50
 TOOLS_MAX = 2_000
 SAID_CHARS = 400
 
+PATIENCE_SECONDS = 2.0
+"""How long a call waits for its server's next start, rather than to fail at once: its intent is committed already."""
+
 RESTART_BASE_SECONDS = 0.5
 RESTART_CAP_SECONDS = 60.0
 """After the second failure in a row (the first restart is at once): 0.5 s, then twice as long each time, up to this."""
@@ -99,10 +102,11 @@ class Connection:
 
     # -- what is asked of it ------------------------------------------------------------------------------------------
 
-    async def listed(self) -> dict[str, Listed]:
-        """The tools it has now. A session that doesn't say so is dropped; one that had died is opened anew, once."""
+    async def listed(self, patience: float = 0.0) -> dict[str, Listed]:
+        """The tools it has now. A session that doesn't say so is dropped; one that had died is opened anew, once.
+        `patience`: how long a pause between two starts may be waited for."""
         for fresh in (self._session is None, True):
-            session = await self._open()
+            session = await self._open(patience)
             try:
                 async with asyncio.timeout(self.server.start_within):
                     return await _list(session)
@@ -152,7 +156,7 @@ class Connection:
         return self._value(result)
 
     async def _unchanged(self, call: ServerCall) -> None:
-        tool = (await self.listed()).get(call.tool)
+        tool = (await self.listed(PATIENCE_SECONDS)).get(call.tool)
         if tool is None:
             raise ServerFailed("vanished", f"`{self.server.name}` has no `{call.tool}` any more", False, False)
         if tool.digest != call.digest:
@@ -197,10 +201,13 @@ class Connection:
 
     # -- the session --------------------------------------------------------------------------------------------------
 
-    async def _open(self) -> Any:
+    async def _open(self, patience: float) -> Any:
         """The live session, opened now if there is none."""
+        wait = self._not_before - asyncio.get_running_loop().time()
+        if self._session is None and 0 < wait <= patience:
+            await asyncio.sleep(wait)
+            wait = 0.0
         if self._session is None:
-            wait = self._not_before - asyncio.get_running_loop().time()
             if wait > 0:
                 raise ServerFailed(
                     "outage", self._said(f"`{self.server.name}` keeps ending: {self._ended.why}"), True, False, wait

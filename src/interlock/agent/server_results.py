@@ -38,7 +38,7 @@ def _bounded(block: Mapping[str, Any], binary_bytes_max: int) -> dict[str, Json]
     kind = str(block.get("type"))
     holder = dict(kept["resource"]) if kind == "resource" and isinstance(kept.get("resource"), Mapping) else kept
     data = holder.get(_DATA.get(kind, ""))
-    if isinstance(data, str) and (size := len(data) * 3 // 4) > binary_bytes_max:
+    if isinstance(data, str) and (size := len(data) * 3 // 4 - data[-2:].count("=")) > binary_bytes_max:
         holder = {name: value for name, value in holder.items() if value is not data} | {"bytes": size}
     return {**kept, "resource": holder} if kind == "resource" else dict(holder)
 

@@ -39,7 +39,8 @@ from interlock.policy.redaction import redacted
 
 @dataclass(slots=True)
 class AttemptError(Exception):
-    """One attempt brought no result. `happened` None: nobody knows. `billed` False: it surely cost nothing."""
+    """One attempt brought no result. `happened` None: nobody knows. `billed` False: it surely cost nothing. `sent`
+    False: surely nothing left."""
 
     kind: str
     message: str
@@ -47,6 +48,7 @@ class AttemptError(Exception):
     happened: bool | None = None
     billed: bool = True
     retry_after: float | None = None
+    sent: bool = True
 
 
 class Sending:
@@ -72,7 +74,7 @@ class Sending:
 
 
 def unsent() -> AttemptError:
-    return AttemptError("unsent", "too late to send", True, happened=False, billed=False)
+    return AttemptError("unsent", "too late to send", True, happened=False, billed=False, sent=False)
 
 
 class Effect(Protocol):
@@ -361,13 +363,7 @@ class ToolEffect(Struct):
         try:
             return await run.world.servers.call(tool.server, asked, sending.begin, late)
         except ServerFailed as failed:
-            happened = failed.happened
-            if failed.kind == "tool_error" and tool.error_means == "not_done":
-                happened = False
-            billed = happened is not False
-            raise AttemptError(
-                failed.kind, failed.message, failed.retry, happened, billed, failed.retry_after
-            ) from failed
+            raise _of_server(failed, tool) from failed
 
     def _returned(self, effect: int, attempt: int, value: Any, nanousd: int) -> ToolReturned:
         origin = tool_origin(self.tool.name, self.tool.trusted)
@@ -405,6 +401,16 @@ class ToolEffect(Struct):
             if late is not None and _succeeded(future):  # it returned in the moment in which it was given up
                 late(future.result())
             raise
+
+
+def _of_server(failed: ServerFailed, tool: ServerTool) -> AttemptError:
+    """What a server's failure means for an attempt. Whether an error that it answers is one is the tool's to say."""
+    happened, retry, sent = failed.happened, failed.retry, failed.happened is not False
+    if failed.kind == "tool_error":
+        happened = False if tool.error_means == "not_done" else None
+        retry = happened is None and tool.way == Way.KEY  # the same again, as that clears the doubt
+    billed = happened is not False
+    return AttemptError(failed.kind, failed.message, retry, happened, billed, failed.retry_after, sent)
 
 
 def _being_cancelled() -> bool:

@@ -331,7 +331,8 @@ class Effects:
     def _record_failure(
         self, entry: Entry, effect: Effect | None, tokens: int, nanousd: int, failed: AttemptError
     ) -> None:
-        doubt = failed.happened is None and getattr(entry.intent, "way", Way.REPEAT) != Way.REPEAT
+        unknown = failed.happened is None or (entry.repeats_doubt and not failed.sent)  # what it was to repeat still is
+        doubt = unknown and getattr(entry.intent, "way", Way.REPEAT) != Way.REPEAT
         last = entry.tries >= self.run.machine.limits.attempts
         bearable = failed.retry_after is None or failed.retry_after <= RETRY_AFTER_MAX  # and no NaN
         delay = delay_seconds(entry.tries, self.world.chance, failed.retry_after)
@@ -346,7 +347,7 @@ class Effects:
                 attempt=entry.intent.attempt,
                 kind=failed.kind,
                 message=failed.message[:500],
-                sent=failed.kind != "unsent",
+                sent=failed.sent,
                 doubt=doubt,
                 tokens=tokens if failed.billed else 0,
                 nanousd=nanousd if failed.billed else 0,

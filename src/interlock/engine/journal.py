@@ -26,6 +26,7 @@ from interlock.history.events import (
     WaitEnded,
     WaitOpened,
 )
+from interlock.machine.tools import Way
 from interlock.policy.grants import tool_origin
 
 Intent = ModelCalled | ToolCalled
@@ -53,6 +54,7 @@ class Entry(Struct):
     failure: AttemptFailed | None = None  # of the last attempt
     cleared: DoubtCleared | None = None  # of the last attempt
     refused: bool = False  # its reply was no legal move, and the model was told
+    repeats_doubt: bool = False  # its last intent repeats, under the same key, what may have happened
     left_behind: bool = False  # it belongs to an earlier turn, which left it in doubt
     tried: tuple[Tried, ...] = ()  # failed attempts at models, oldest first
     prevented: CallPrevented | None = None  # no further attempt, because nothing was available
@@ -161,6 +163,8 @@ class Journal:
         elif entry is None:
             entry = self._enter(Entry(event.effect, event, seq, event.at))
         entry.first_at = entry.first_at or event.at
+        cleared = entry.cleared
+        entry.repeats_doubt = entry.left_behind or (cleared is not None and cleared.way == Way.KEY)
         entry.intent, entry.seq, entry.failure, entry.cleared = event, seq, None, None
 
     def _awaits_approval(self, event: WaitOpened) -> None:

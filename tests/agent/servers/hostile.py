@@ -24,8 +24,8 @@ OPTIONS = dict(option.partition("=")[::2] for option in sys.argv[2:])
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}, "key": {"type": "string"}}, "required": ["n"]}
 NAMES = (
-    "echo fail hang sleep die big chatter ask environment picture structured put put_and_die put_and_hang put_and_fail "
-    "spawn refuse wrong"
+    "echo fail hang forget sleep die big chatter ask environment picture structured spawn refuse wrong "
+    "put put_and_die put_and_hang put_and_fail put_and_forget"
 )
 
 
@@ -95,6 +95,8 @@ def call(request: int, params: dict[str, Any]) -> None:
             text(request, "the disk is full", isError=True)
         case "hang" | "put_and_hang":
             time.sleep(1e5)
+        case "forget" | "put_and_forget":
+            pass
         case "sleep":
             time.sleep(float(args["text"]))
             text(request, "slept")
@@ -137,7 +139,7 @@ def call(request: int, params: dict[str, Any]) -> None:
 
 def main() -> None:
     note("starts", os.getpid())
-    if "crash" in OPTIONS:
+    if "crash" in OPTIONS or (FOLDER / "crash").exists():
         print("no such configuration: /etc/cheese", file=sys.stderr, flush=True)
         sys.exit(7)
     time.sleep(float(OPTIONS.get("late", 0)))
