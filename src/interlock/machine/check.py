@@ -8,7 +8,18 @@ from typing import Any
 
 from interlock.errors import Finding
 from interlock.machine.definition import Definition
-from interlock.machine.rules import approvals, dependencies, fields, handlers, moves, names, offers, tools, wrap_up
+from interlock.machine.rules import (
+    approvals,
+    dependencies,
+    fields,
+    handlers,
+    moves,
+    names,
+    offers,
+    servers,
+    tools,
+    wrap_up,
+)
 from interlock.machine.rules.remark import Remark, Rule
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -37,6 +48,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "approval": approvals.approval,
         "undo": tools.undo,
         "arguments": tools.arguments,
+        "server": servers.server,
         "deps": dependencies.opener,
         "dependencies": dependencies.dependencies,
         "destination": moves.destination,

@@ -67,6 +67,7 @@ class Server:
         keyed: bool | str = False,
         key_valid_for: float | None = None,
         probe: Callable[..., Any] | None = None,
+        undo: Callable[..., Any] | None = None,
         usd_max: float = 0.0,
         trusted: bool = False,
         approve: str | None = None,
@@ -82,7 +83,7 @@ class Server:
                      harm. A text: the argument that takes the key; the model doesn't see it
         error_means  what an error that the server answers says of a tool that isn't a read: "doubt" (it may have
                      happened) or "not_done" (surely not). An error of a read is told to who asked
-        probe        `probe(call, **arguments)`, a function of yours: `Happened(result)` or None
+        probe, undo  functions of yours: `probe(call, **arguments)`, `undo(call, result, **arguments)`
         The others are those of `@tool`. A call past `within` takes a command's whole process down.
         """
         source = caller()
@@ -94,6 +95,7 @@ class Server:
             keyed=keyed is not False,
             key_valid_for=key_valid_for,
             probe=probe,
+            undo=undo,
             usd_max=usd_max,
             trusted=trusted,
             approve=approve,

@@ -119,6 +119,8 @@ def undo(machine: AnyDefinition) -> Iterator[Remark]:
         if not callable(given):
             yield on_tool(tool, state, f"`undo={given!r}` is no function: write `undo(call, result, ...)`")
             continue
+        if tool.is_served:
+            continue
         names = list(inspect.signature(tool.function).parameters)[1:]
         try:
             inspect.signature(tool.undo).bind(None, None, **dict.fromkeys(names))
