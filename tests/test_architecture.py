@@ -26,7 +26,7 @@ LINES = [
     ["store", "isolation"],  # the rest of store: the concrete ones
     ["bootstrap", "reading", "stuck"],
     ["worker", "fitting"],
-    ["deciding", "handover"],
+    ["deciding", "handover", "forking"],
     ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],
     ["server", "redteam"],

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from interlock.agent.model import Model, Models
@@ -35,6 +36,7 @@ from interlock.fitting import (
     wait_about,
     wait_for_approval,
 )
+from interlock.forking import digest_of, fork_of
 from interlock.history import chain, payloads
 from interlock.history.deeds import Plan
 from interlock.history.events import Event, RunStarted
@@ -169,22 +171,47 @@ class Client:
         if isinstance(record, Mapping):
             check_names(machine.record, record)
         values = dump_record(machine.record, record)
-        write = self._birth(machine, values, key, by or login_name())
-        answer = await self._submit(write)
-        if isinstance(answer, Taken):
-            raise KeyTaken(f"key {key!r} belongs to run {answer.id}, which was started with another record")
-        assert isinstance(answer, Started)
-        self._tell_workers()
+        answer = await self._begin(self._first_event(machine, values, key, by), fingerprint(in_key_order(values)))
         if not answer.new:
             self.run(answer.id, machine)  # it may have been started on another shape
         return RunHandle(self, answer.id, machine, new=answer.new)
 
-    def _birth(self, machine: AnyMachine, values: dict[str, Json], key: str | None, by: str) -> Start:
-        world, limits = self._world, machine.limits
-        run_id = f"{world.chance.getrandbits(64):016x}"
-        now = world.clock.now_ms()
-        event = RunStarted(
-            at=now,
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int,
+        fields: Mapping[str, Json] | None = None,
+        machine: Machine[R, Any] | None = None,
+        key: str | None = None,
+        by: str | None = None,
+    ) -> RunHandle[R]:
+        """Add a run that goes on live from where turn `at` of another began, ended or not, with other values for some
+        `fields` of the record. It has its history, record and conversations; its own account, effects and approvals.
+
+        With its `machine` the record is checked against its class, and the ceiling is the machine's; without, a field
+        takes a value of the kind it held, and the ceiling is what that run began with. The same `key` again is the same
+        fork. Raises `BadInput` where something was under way or in doubt then, `KeyTaken`, `ShapeChanged`.
+        """
+        check_key(key)
+        check_words(by=by)
+        started = fork_of(self.store, run_id, at, fields, machine, lambda known: self.ceiling_of(known).as_dict())
+        started = replace(started, at=self._world.clock.now_ms(), key=key, by=by or login_name())
+        answer = await self._begin(started, digest_of(started))
+        return RunHandle(self, answer.id, machine, new=answer.new)
+
+    async def _begin(self, event: RunStarted, input_digest: str) -> Started:
+        answer = await self._submit(self._birth(event, input_digest))
+        if isinstance(answer, Taken):
+            raise KeyTaken(f"key {event.key!r} belongs to run {answer.id}, which was started with another record")
+        assert isinstance(answer, Started)
+        self._tell_workers()
+        return answer
+
+    def _first_event(self, machine: AnyMachine, values: dict[str, Json], key: str | None, by: str | None) -> RunStarted:
+        limits = machine.limits
+        return RunStarted(
+            at=self._world.clock.now_ms(),
             turn=1,
             machine=machine.name,
             shape=machine.shape,
@@ -197,24 +224,27 @@ class Client:
             on_warn=limits.on_warn,
             wrap_up=float(limits.wrap_up),
             key=key,
-            by=by,
+            by=by or login_name(),
         )
+
+    def _birth(self, event: RunStarted, input_digest: str) -> Start:
+        run_id = f"{self._world.chance.getrandbits(64):016x}"
         body, large = payloads.split(event)
         state = RunState()
         state.apply(1, event)
         return Start(
             id=run_id,
-            machine=machine.name,
-            shape=machine.shape,
-            tenant="",
-            key=key,
-            input_digest=fingerprint(in_key_order(values)),
+            machine=event.machine,
+            shape=event.shape,
+            tenant=event.tenant,
+            key=event.key,
+            input_digest=input_digest,
             event=StoredEvent(1, body, chain.link(chain.seed(run_id), body)),
             row=row_of(state),
             cells=tuple(cell_of(name, pointer) for name, pointer in state.moved),
             account=account_of(state),
             payloads=large,
-            at=now,
+            at=event.at,
         )
 
     def ceiling_of(self, machine: Definition[Any, Any]) -> Amounts:

@@ -17,6 +17,7 @@ _CLOSED = {
     "timer": "its due time has passed",
     "due": "its due time has passed",
     "cancel": "the run was cancelled",
+    "rollback": "the run was rolled back",
     "signal": "a signal came",
     "extend": "the account was extended",
     "evidence": "a late result answered it",

@@ -50,6 +50,7 @@ class RunView:
     state: RunState
     record: dict[str, Json]
     waits: tuple[OpenWait, ...]
+    forked_from: Mapping[str, Json]  # the run, its turn, and the event before it; empty: it was started
 
     @property
     def id(self) -> str:
@@ -89,6 +90,7 @@ class RunView:
             },
             "account": {"ceiling": ceiling.as_dict(), "spent": spent.as_dict(), "held": held.as_dict()},
             "waiting": [wait_json(wait) for wait in self.waits],
+            "forked_from": {**self.forked_from} or None,
             "rolling_back_to": self.state.rollback[0] if self.state.rollback else None,
             "in_doubt": sorted(int(number) for number in self.state.doubts),
             "created_at": self.row.created_at,
@@ -126,14 +128,16 @@ def read_run(store: Store, run_id: str) -> RunView:
     row = store.find(run_id)
     snapshot = store.snapshot(row.number)
     waits = tuple(open_wait(store, snapshot.row, wait) for wait in snapshot.waits)
-    return RunView(snapshot.row, state_of(snapshot.row), record_values(store, snapshot), waits)
+    (first,) = store.events(row.number, 1, 1)
+    start = payloads.join(first.body, store.payload)
+    return RunView(
+        snapshot.row, state_of(snapshot.row), _record(store, snapshot, start), waits, start.get("forked_from", {})
+    )
 
 
-def record_values(store: Store, snapshot: Snapshot) -> dict[str, Json]:
+def _record(store: Store, snapshot: Snapshot, start: dict[str, Json]) -> dict[str, Json]:
     """The record as its cells give it, without reading history; its fields in the order of the first event."""
-    (first,) = store.events(snapshot.row.number, 1, 1)
-    stored = {1: first.body, **snapshot.values}
-    bodies = {seq: payloads.join(body, store.payload) for seq, body in stored.items()}
+    bodies = {1: start, **{seq: payloads.join(body, store.payload) for seq, body in snapshot.values.items()}}
     cells = pointers_of(snapshot)
     order = [name for name in bodies[1]["record"] if name in cells]
     return {name: value_of(cells[name], lambda seq, path: walk(bodies[seq], path)) for name in [*order, *cells]}

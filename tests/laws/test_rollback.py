@@ -6,13 +6,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from interlock.agent.scripted import ScriptedModel, call, choose
 from interlock.canonical import encode
+from interlock.engine.timing import Timing
 from interlock.history import events as e
 from interlock.history.fold import RunState
-from interlock.reading import read_events
+from interlock.machine.window import Window
 from tests.laws.stage import Stage, on_stage
-from tests.laws.undoing import Case, Tools, steps, talk
+from tests.laws.undoing import Case, Tools, brain, reader, requests_by_turn, steps, talk
 
 
 async def asked(stage: Stage) -> None:
@@ -114,6 +117,42 @@ class TestWhatReturns:
         assert len(sent) == 7 and sent[4:] == sent[1:4]
         assert tools.outside.deeds.count(("pay", 2)) == 2 and tools.outside.done("unpay") == [(2, "paid 2")]
 
+    @pytest.mark.parametrize("over", ["drop", "summarise"])
+    @pytest.mark.parametrize("thread", [None, "shared"])
+    def test_a_conversation_that_outgrew_its_window_is_sent_as_it_was_sent_then(
+        self, over: Any, thread: str | None
+    ) -> None:
+        """Whatever was left out by then, summed up or pinned, also when another worker reads it off the log; and what
+        was said since is not in it."""
+        scene = reader(Window(bytes=5000, over=over, pin=["items"]), thread)
+        model = ScriptedModel(brain)
+
+        async def play(stage: Stage) -> None:
+            await stage.client.start(scene, Case(text="it", items=["pinned"]), by="test")
+            worker = await stage.worker(scene)
+            await stage.until(lambda: stage.client.show("@last").row.turn > 30)
+            await stage.client.pause("@last", by="ann")
+            await stage.until(lambda: stage.status() == "paused")
+            sent = requests_by_turn(stage.log(), model.requests)
+            assert len(stage.of(e.ContextTrimmed)) >= 3
+            for count, at in enumerate((19, 14, 13, 9, 8, 2), start=1):
+                await stage.client.rollback("@last", to=at, by="ann")
+                await rolled_back(stage, count)
+                await stage.kill(worker)
+                worker = await stage.worker(scene)
+                before, turn = len(model.requests), stage.client.show("@last").row.turn
+                assert not model.requests[before:]  # it was paused, and still is
+                await stage.client.resume("@last", by="ann")
+                await stage.until(lambda turn=turn: stage.client.show("@last").row.turn > turn + 8)
+                await stage.client.pause("@last", by="ann")
+                await stage.until(lambda: stage.status() == "paused")
+                events = [event for event in stage.log() if event.turn >= turn]
+                again = requests_by_turn(events, model.requests[before:])
+                for ahead in range(8):
+                    assert again[turn + ahead] == sent[at + ahead], (at, ahead)
+
+        on_stage(play, model, timing=Timing(lease=1.0))
+
 
 class TestWhatGoesOn:
     def test_numbers_spending_and_visits_do_not_rewind(self) -> None:
@@ -136,7 +175,3 @@ class TestWhatGoesOn:
             assert turns == sorted(turns)
 
         on_stage(play)
-
-
-def numbered(stage: Stage) -> list[tuple[int, e.Event]]:
-    return [(seq, event) for seq, event, _ in read_events(stage.store, stage.store.find("@last").number)]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from interlock import Call, Machine, Turn, ask, final, model_state, state, tool, use
+from interlock.agent.model import ModelCall, ModelReply, ModelRequest
+from interlock.history import events as e
 from interlock.machine.limits import Limits
+from interlock.machine.window import Window
 
 MODEL = "test:model"
 
@@ -133,3 +137,50 @@ def talk(tools: Tools, thread: str | None = None, **limits: Any) -> Any:
             "closed": final("completed"),
             "lost": final("failed"),
         })  # fmt: skip
+
+
+def doubtful(tools: Tools) -> Any:
+    """A mail that nobody knows of, then a person."""
+    return Machine("doubtful", Case, limits=Limits(turns=9, warn_at=1.0), table={
+        "mail": use(tools.mail, args={"n": "n"}, within=100).then(
+            {"done": "person", "in_doubt": "person", "timeout": "person"}),
+        "person": ask("Well?", of="desk", writes={"yes": []}, within=1e6).then({"yes": "closed", "timeout": "closed"}),
+        "closed": final("completed"),
+    })  # fmt: skip
+
+
+def brain(request: ModelRequest) -> ModelReply:
+    """Reads page after page, and sums up when it is asked to: what it says depends on what it is sent, and on nothing
+    else, ids of calls included."""
+    if not request.offers:
+        return ModelReply(text=f"summary of {len(request.messages)}", tokens_in=9, tokens_out=4)
+    seen = [int(m.text.split()[1]) for m in request.messages if m.role == "tool"]
+    page = max(seen, default=0) + 1
+    return ModelReply(calls=(ModelCall(f"id{page:04}", "look", {"n": page}),), tokens_in=9, tokens_out=4)
+
+
+def reader(window: Window, thread: str | None = None) -> Any:
+    """Reads on and on, in a window that is soon too small."""
+
+    @tool(does="read", within=5)
+    async def look(call: Call[None], n: int) -> str:
+        await asyncio.sleep(0.2)  # or else a run is done before anybody looks
+        return f"page {n:04} {'x' * 300}"
+
+    read = model_state(
+        "Read about {text}.", model=MODEL, tools=[look], writes={"found": ["text"]}, max_tokens=64, thread=thread,
+        window=window, reads=["text", "items"], within=3600,
+    )  # fmt: skip
+    limits = Limits(turns=500, warn_at=1.0, usd=50, tokens=10**8, calls=10**4, repeats=None)
+    return Machine("reader", Case, limits=limits, table={
+        "read": read.then({"called": "read", "found": "closed"}), "closed": final("completed"),
+    })  # fmt: skip
+
+
+def requests_by_turn(log: Sequence[e.Event], requests: Sequence[ModelRequest]) -> dict[int, list[ModelRequest]]:
+    """What each turn of a run sent, when `requests` are all that it sent, in order."""
+    turns = [event.turn for event in log if isinstance(event, e.ModelCalled)]
+    found: dict[int, list[ModelRequest]] = {}
+    for turn, request in zip(turns, requests, strict=False):
+        found.setdefault(turn, []).append(request)
+    return found

@@ -42,6 +42,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "cancel": ("control", "End runs as cancelled."),
     "rollback": ("rollback", "Return a run to where an earlier turn began."),
     "replay": ("replay", "Perform a run's turns again on its record, with no outside call."),
+    "fork": ("fork", "A new run that goes on from where a turn of another began."),
     "verify": ("verify", "Is the log whole, and do the rows say what it says?"),
     "anchor": ("verify", "Write down how far each log has come, to keep elsewhere."),
     "doctor": ("doctor", "What is wrong with this store, host or set-up, and the remedy."),

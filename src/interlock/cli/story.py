@@ -315,6 +315,9 @@ def _trimmed(event: e.ContextTrimmed) -> str:
 
 
 def _started(event: e.RunStarted) -> str:
+    if event.forked_from:
+        source = f"{visible(event.forked_from['run'], 40)} where its turn {event.forked_from['turn']} began"
+        return f"forked{_by(event.by)} from {source}" + (f" under key {visible(event.key, 60)}" if event.key else "")
     return f"started{_by(event.by)}" + (f" under key {visible(event.key, 60)}" if event.key else "")
 
 
@@ -333,8 +336,8 @@ def _wait_opened(event: e.WaitOpened) -> str:
 
 
 def _wait_ended(event: e.WaitEnded) -> str:
-    if event.how in ("timer", "cancel"):
-        return "" if event.how == "cancel" else "the wait was over"
+    if event.how in ("timer", "cancel", "rollback"):
+        return "the wait was over" if event.how == "timer" else ""
     outcome = f" `{visible(event.outcome, 40)}`" if event.outcome else ""
     return f"answered{outcome}{_by(event.by)}{_because(event.reason)}"
 

@@ -79,6 +79,16 @@ class Conversation:
             self._answer(seq, call_id, told)
         self._answers.clear()
 
+    @property
+    def noted(self) -> bool:
+        """Whether the second message is told in place of what is left out."""
+        return self._noted
+
+    def carry(self, seq: int, message: Message, noted: bool) -> None:
+        """A message from before this run, answered there if it was a call. `noted`: as of where it comes from."""
+        self._add(seq, message)
+        self._noted = self._noted or (noted and len(self.messages) == 2 and message.role == "user")
+
     def said_to_model(self, seq: int, text: str) -> None:
         self._close_calls(seq)
         self._add(seq, Message("user", text))

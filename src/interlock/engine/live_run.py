@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from interlock.canonical import Json, decode, encode
+from interlock.engine import threads
 from interlock.engine.alarms import Alarms
 from interlock.engine.breakers import guard_of
 from interlock.engine.conversation import Conversation
@@ -40,7 +41,6 @@ from interlock.history.events import (
     to_json,
 )
 from interlock.history.fold import FINAL, Pointer, RunState, record_of, value_of, walk
-from interlock.history.fold import Conversation as Stretches
 from interlock.machine.limits import Amounts
 from interlock.machine.table import AnyMachine
 from interlock.policy.grants import union
@@ -266,22 +266,18 @@ class LiveRun:
     async def conversation(self, thread: str) -> Conversation:
         """The messages of a thread as they were when this turn began."""
         if thread not in self.conversations:
-            self.conversations[thread] = talk = Conversation()
-            known = self.state.threads.get(thread)
-            if known is not None and known.head <= self.state.turn_seq:
+            known, upto = self.state.threads.get(thread), self.state.turn_seq
+            if known is not None and known.head <= upto:
                 await self.durable()
-                talk.extend(self._stored_messages(known))
+                self.conversations[thread] = threads.read(thread, known, upto, self)
+            else:
+                self.conversations[thread] = Conversation()
         return self.conversations[thread]
 
-    def _stored_messages(self, known: Stretches) -> Iterator[tuple[int, Event]]:
-        upto = self.state.turn_seq
-        if not any(first <= known.head for first, _ in known.ranges):
-            yield known.head, self.event_at(known.head)
-        if 0 < known.trimmed <= upto:
-            yield known.trimmed, self.event_at(known.trimmed)
-        for first, last in known.ranges:
-            for stored in self.world.store.events(self.number, first, min(last or upto, upto)):
-                yield stored.seq, self._event_in(stored.body)
+    def stretch(self, first: int, last: int) -> Iterator[tuple[int, Event]]:
+        """Committed events `first` to `last`, with their numbers."""
+        for stored in self.world.store.events(self.number, first, last):
+            yield stored.seq, self._event_in(stored.body)
 
     def history(self) -> Iterator[Event]:
         """Every event of the run, newest first, uncommitted ones included: for the rare look back."""

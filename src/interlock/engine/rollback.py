@@ -92,7 +92,7 @@ def _log(run: LiveRun) -> Log:
 
 def _close_waits(run: LiveRun, by: str) -> None:
     for number in list(run.state.waiting):
-        run.add(e.WaitEnded(wait=int(number), how="cancel", by=by, reason="rolled back"))
+        run.add(e.WaitEnded(wait=int(number), how="rollback", by=by))
 
 
 # -- the way back ----------------------------------------------------------------------------------------------------

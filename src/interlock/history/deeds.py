@@ -106,8 +106,9 @@ class Plan(Struct, frozen=True):
 
 def plan(history: Log, to: int) -> Plan:
     """How a run goes back to turn `to`. Raises `BadInput` for a turn that there is no way back to."""
-    then = began(history, to)
-    deeds = [deed for deed in _since(history, then, to) if not deed.accepted]
+    then, found = began(history, to), deeds_of(history)
+    check_past(found, then, to)
+    deeds = [deed for deed in found.values() if deed.seq > then.turn_seq and not deed.accepted]
     standing = [deed for deed in reversed(deeds) if deed.stands]
     return Plan(
         to=to,
@@ -133,14 +134,12 @@ def began(history: Log, turn: int) -> RunState:
     return state
 
 
-def _since(history: Log, then: RunState, turn: int) -> list[Deed]:
-    """The deeds after a moment. Raises `BadInput` when one before it was taken back since: the record of then speaks of
-    what is no longer so."""
-    deeds = list(deeds_of(history).values())
-    for deed in deeds:
+def check_past(deeds: Mapping[int, Deed], then: RunState, turn: int) -> None:
+    """Raises `BadInput` when a deed of before `turn` was taken back since: the record of then speaks of what isn't so
+    any more."""
+    for deed in deeds.values():
         if deed.seq <= then.turn_seq < deed.undone:
             raise BadInput(
                 f"effect {deed.effect} ({deed.tool}) came before turn {turn} and was undone since: "
                 f"what was known then isn't so any more; take turn {deed.turn} or an earlier one"
             )
-    return [deed for deed in deeds if deed.seq > then.turn_seq]

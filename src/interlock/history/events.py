@@ -56,6 +56,10 @@ class Event(
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
+    """`forked_from`: the run (and its turn, the event before it, and that event's hash) whose history this one takes
+    for its own up to there; `threads` are then the conversations as they stood, `origins` where the fields came from.
+    """
+
     machine: str
     shape: str
     content: str
@@ -70,6 +74,9 @@ class RunStarted(Event, frozen=True, kw_only=True):
     tenant: str = ""
     parent: str | None = None
     by: str = ""
+    forked_from: Mapping[str, Json] = {}
+    threads: Mapping[str, Json] = {}
+    origins: Mapping[str, str] = {}
 
 
 class ModelCalled(Event, frozen=True, kw_only=True):
@@ -327,7 +334,7 @@ class WaitOpened(Event, frozen=True, kw_only=True):
 
 
 class WaitEnded(Event, frozen=True, kw_only=True):
-    """A wait was closed, once: by `decision`, `signal`, `timer` or `cancel`."""
+    """A wait was closed, once: by `decision`, `signal`, `timer`, `extend`, `evidence`, `rollback` or `cancel`."""
 
     wait: int
     how: str

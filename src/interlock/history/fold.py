@@ -190,7 +190,10 @@ def _run_started(run: RunState, seq: int, event: e.RunStarted) -> None:
     run.ceiling = {name: event.ceiling[name] for name in DIMENSIONS}
     run.turn_seq = seq
     for name in event.record:
-        run._point("set", name, seq, ("record", name), "user", count=None)
+        run._point("set", name, seq, ("record", name), event.origins.get(name, "user"), count=None)
+    for name, over in event.threads.items():
+        head = -len(over["messages"])  # numbered back from this event
+        run.threads[name] = Conversation(head, [[head, 0 if over["goes_on"] else seq]], list(over["origins"]))
 
 
 def _model_called(run: RunState, seq: int, event: e.ModelCalled) -> None:
@@ -334,7 +337,7 @@ def _wait_opened(run: RunState, seq: int, event: e.WaitOpened) -> None:
 
 def _wait_ended(run: RunState, seq: int, event: e.WaitEnded) -> None:
     entry = run.waiting.pop(str(event.wait), None)
-    if entry is not None and entry[1] == "budget" and event.how == "cancel":
+    if entry is not None and entry[1] == "budget" and event.how == "rollback":
         run.warned = {}  # nobody answered: it is said again
     if entry is not None and event.how == "signal":
         run.signals[entry[4]].pop(0)

@@ -56,6 +56,7 @@ WAIT: Moves = (
     ("open", "wait_ended", "closed by an extension"),
     ("open", "wait_ended", "closed by evidence"),
     ("open", "wait_ended", "closed by a cancel"),
+    ("open", "wait_ended", "closed by a rollback"),
 )
 """A wait is closed once."""
 

@@ -52,7 +52,8 @@ class Account(Struct, frozen=True, gc=False):
 
 
 class Wait(Struct, frozen=True, gc=False):
-    """A durable wait of one run. Open while `closed` is empty; `closed` says how: decision, signal, timer, cancel.
+    """A durable wait of one run. Open while `closed` is empty; `closed` says how: decision, signal, timer, cancel,
+    rollback.
     `seq` is the event that opened it (its prompt and form stand there)."""
 
     run: int
