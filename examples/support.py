@@ -5,8 +5,8 @@ takes over what gets stuck.
     interlock run examples/support.py:support --input '{"question": "Where is my money?", "order_id": "A-17"}'
 
 Here is every kind of state but `wait`: a model that chooses, a tool that is used, code, a question to a person.
-Of what goes wrong: a provider that fails is left alone and the second model asked; the refund waits for a yes to exactly
-its arguments, and can be taken back by `interlock rollback`.
+Of what goes wrong: a provider that fails is left alone and the second model asked; the refund waits for a yes to
+exactly its arguments, and can be taken back by `interlock rollback`.
 """
 
 from collections.abc import AsyncIterator
