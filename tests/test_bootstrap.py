@@ -57,6 +57,32 @@ def test_a_function_that_is_given_up_while_it_waits_never_begins(gate: threading
     assert begun == ["third"]
 
 
+def test_threads_that_never_came_back_are_counted_until_they_do(gate: threading.Event) -> None:
+    threads, begun = Threads(2), threading.Semaphore(0)
+
+    def lasting() -> None:
+        begun.release()
+        gate.wait()
+
+    async def main() -> None:
+        lost = [threads(lasting) for _ in range(2)]
+        for _ in lost:
+            await asyncio.to_thread(begun.acquire)
+        assert threads.leaked() == 0, "they are under way, and somebody waits"
+        for future in lost:
+            future.cancel()
+        await asyncio.sleep(0)
+        assert threads.leaked() == 2
+        await threads(lambda: None)
+        assert threads.leaked() == 2, "others are hired in their place"
+        gate.set()
+        while threads.leaked():
+            await asyncio.sleep(0.01)
+
+    soon(main)
+    threads.close()
+
+
 def test_a_thread_that_never_comes_back_is_replaced(gate: threading.Event) -> None:
     threads = Threads(2)
 

@@ -83,6 +83,7 @@ class Threads:
         self._free = 0  # threads that wait for a job; below zero: jobs that wait for a thread
         self._threads = 0
         self._threads_max = threads_max
+        self._leaked = 0  # written off, and not back yet
 
     def __call__(self, function: Callable[[], Any], late: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
@@ -98,6 +99,10 @@ class Threads:
                     job.given_up = True
                     raise
         return job.future
+
+    def leaked(self) -> int:
+        """Threads that were written off and have not come back."""
+        return self._leaked
 
     def _hire(self) -> None:
         if self._free < 0 and self._threads < self._threads_max:
@@ -123,6 +128,7 @@ class Threads:
             written_off = job.running and job.given_up
             job.running = False
             self._free += not written_off
+            self._leaked -= written_off
             return written_off
 
     def _give_up(self, job: _Job) -> None:
@@ -130,6 +136,7 @@ class Threads:
             job.given_up = True
             if job.running:
                 self._threads -= 1
+                self._leaked += 1
                 with contextlib.suppress(RuntimeError):  # whoever calls next tries again
                     self._hire()
 
@@ -187,6 +194,7 @@ def open_world(
         raise BadInput(f"loading the module of `{name}` for its process begins work: guard it by `__name__`")
     clock = clock or SystemClock()
     opened = open_store(store, clock=clock) if store is None or isinstance(store, str) else store
+    threads = Threads()
     return World(
         clock=clock,
         chance=SystemRandom(),
@@ -194,7 +202,8 @@ def open_world(
         committer=ThreadCommitter(opened),
         models=models or ProviderModels(),
         price_of=Prices(prices or {}),
-        offload=Threads(),
+        offload=threads,
+        leaked=threads.leaked,
         timing=timing or Timing(),
         model=model,
         isolate=Isolation(clock),

@@ -18,14 +18,18 @@ from functools import partial
 from typing import Any
 
 from interlock.bootstrap import HasWorld
+from interlock.engine.escapes import bar
 from interlock.engine.live_run import LiveRun
 from interlock.engine.orchestrator import Orchestrator
 from interlock.errors import BadInput, InterlockError, StaleLease, StoreError
-from interlock.history.events import Paused
+from interlock.history.events import Event, GivenBack, Paused, Resumed
 from interlock.machine.table import AnyMachine
 from interlock.store.protocol import Beat, Beaten, Claim, Claimed, Failed, Join, Joined, Lease, Part
 
 log = logging.getLogger("interlock")
+
+LEAKS_MAX = 32
+"""Threads that never came back, half as many as work at once: with each a connection or a lock may be gone for good."""
 
 BLOCKED_SECONDS = 5.0
 """A loop that hasn't turned for so long is blocked by some handler; the watchdog names it."""
@@ -38,6 +42,10 @@ class Worker:
     only         advance this one run (by id) and no other
     drain        seconds that runs get to reach a turn boundary when the worker stops
     watch        have a thread name the handler that blocks this worker's loop
+    leaks_max    threads of plain functions that never came back, at which the worker is worn out. They can't be ended:
+                 only a new process is rid of them
+    on_worn      told once when it is, with the reason; the worker takes no more runs then and lets go of those it has.
+                 Stop it and start another process. Without it, a worn-out worker says so and works on
     """
 
     def __init__(
@@ -50,6 +58,8 @@ class Worker:
         drain: float = 10.0,
         name: str | None = None,
         watch: bool = True,
+        leaks_max: int = LEAKS_MAX,
+        on_worn: Callable[[str], None] | None = None,
     ) -> None:
         self.world = host.world
         self.machines = {machine.name: machine for machine in machines}
@@ -64,11 +74,14 @@ class Worker:
         self._drain = drain
         self._number = 0
         self._tasks: dict[asyncio.Task[None], int] = {}
-        self._failed: dict[int, int] = {}  # runs whose last commits the store refused, and how many
         self._unanswered = False  # the last claim's answer was lost: we may hold runs we don't know of
         self._wake = asyncio.Event()
         self._stopping = False
         self._seen: dict[int, tuple[int, float]] = {}  # other workers: beat, and since when we see it stand
+        self._leaks_max = leaks_max
+        self._leaked = 0  # when we looked last
+        self._worn = False
+        self._on_worn = on_worn
         self._watch = watch
         self._watchdog: Watchdog | None = None
 
@@ -85,6 +98,7 @@ class Worker:
             raise
         self._orchestrator = Orchestrator(self.world, self.machines, deps)
         self._orchestrator.name = self.name
+        bar(asyncio.get_running_loop())
         if self._watch:
             seconds = min(BLOCKED_SECONDS, self.world.timing.lease / 3)  # named before the lease is lost
             self._watchdog = Watchdog(asyncio.get_running_loop(), seconds=seconds)
@@ -147,7 +161,7 @@ class Worker:
     # -- claiming ---------------------------------------------------------------------------------------------------
 
     async def _claims(self) -> None:
-        while not self._stopping:
+        while not self._orchestrator.draining:
             pause = self.world.timing.poll
             room = self._concurrency - len(self._tasks)
             if room > 0:
@@ -197,28 +211,32 @@ class Worker:
     async def _advance(self, lease: Lease) -> None:
         try:
             await self._orchestrator.advance(lease)
-            self._failed.pop(lease.snapshot.row.number, None)
         except StoreError as wrong:
             log.error("run %s: %s", lease.snapshot.row.id, wrong)
-            await self._give_back(lease, self._given_up(lease.snapshot.row.number, wrong))
+            await self._give_back(lease, partial(self._given_back, why=str(wrong)[:300]))
         except Exception as bug:
             log.error("run %s: %s", lease.snapshot.row.id, "".join(traceback.format_exception(bug)))
-            await self._give_back(lease, f"{type(bug).__name__}: {bug}"[:300])
+            why = f"{type(bug).__name__}: {bug}"[:300]
+            await self._give_back(lease, lambda run: Paused(by="worker", reason=why))
 
-    def _given_up(self, number: int, wrong: StoreError) -> str | None:
-        """Why a run is parked: again and again what it wants to write is refused, though giving it back is not."""
-        self._failed[number] = failed = self._failed.get(number, 0) + 1
-        return None if failed < self.world.timing.takeovers else f"{failed} times: {wrong}"[:300]
+    def _given_back(self, run: LiveRun, why: str) -> Event:
+        """What is said of a run whose commits are refused though giving it back isn't. In its log, so that the workers
+        count together: the last of them parks it."""
+        turn = [event for _, event in run.journal]
+        since = max((at for at, event in enumerate(turn, 1) if isinstance(event, Resumed)), default=0)
+        times = 1 + sum(isinstance(event, GivenBack) for event in turn[since:])
+        if times < self.world.timing.takeovers:
+            return GivenBack(worker=self.name, why=why)
+        return Paused(by="worker", reason=f"{times} times: {why}"[:300])
 
-    async def _give_back(self, lease: Lease, paused: str | None) -> None:
-        """Give back a lease that we can't use, as soon as the store takes it; with a reason, the run is parked."""
+    async def _give_back(self, lease: Lease, said: Callable[[LiveRun], Event]) -> None:
+        """Give back a lease that we can't use, as soon as the store takes it, and say why."""
         while not self._stopping:
             try:
                 row = lease.snapshot.row
                 fresh = Lease(lease.worker, lease.fence, self.world.store.snapshot(row.number))
                 run = LiveRun(self.world, self.machines[row.machine], fresh)
-                if paused is not None:
-                    run.add(Paused(by="worker", reason=paused))
+                run.add(said(run))
                 await run.release()
                 return
             except StaleLease:
@@ -240,6 +258,7 @@ class Worker:
                 self.world.breakers.learn(answer.breakers)
                 if not answer.known:
                     await self._join_again()
+            self._look_at_threads()
 
     async def _join_again(self) -> None:
         """Struck off while we live. If it can't be done now, the next heartbeat says so again."""
@@ -247,6 +266,19 @@ class Worker:
             await self._join()
         except StoreError as wrong:
             log.warning("joining again failed: %s", wrong)
+
+    def _look_at_threads(self) -> None:
+        """Worn out: too many never came back, at two looks in a row, as one just given up may still be on its way."""
+        before, self._leaked = self._leaked, self.world.leaked()
+        if self._worn or min(before, self._leaked) < self._leaks_max:
+            return
+        self._worn = True
+        why = f"{self._leaked} threads of plain functions never came back (up to {self._leaks_max - 1} are borne)"
+        log.error("%s: this process needs to be replaced", why)
+        if self._on_worn is not None:
+            self._orchestrator.draining = True
+            self._wake.set()
+            asyncio.get_running_loop().call_soon(self._on_worn, why)  # what it raises is not the heartbeat's
 
     def _look_at(self, answer: Beaten) -> None:
         now = self.world.clock.monotonic()

@@ -426,6 +426,7 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.TakenOver: lambda event: (
         f"{_worker(event.worker)} took over from {visible(event.previous, 40)} ({event.why}), fence {event.fence}"
     ),
+    e.GivenBack: lambda event: f"{_worker(event.worker)} gave it back{_because(event.why)}",
     e.ContentChanged: lambda event: f"the machine's content is now {event.content[:4]}",
     e.Diverged: lambda event: f"DIVERGED{_because(event.why)}",
 }

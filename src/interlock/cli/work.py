@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
@@ -15,12 +18,12 @@ from interlock.cli import inputs, target
 from interlock.cli.options import foreign_output_aside, named, open_lasting, print_json, shared
 from interlock.cli.wording import clock, money, visible
 from interlock.client import Client
-from interlock.machine.table import AnyMachine
 from interlock.store.protocol import RunFilter, RunRow
-from interlock.worker import Worker
+from interlock.worker import LEAKS_MAX, Worker
 
 LOOK_SECONDS = 0.5
 INTERRUPTED = 130
+REPLACED = -1  # no exit code: this process is to become a new one
 
 
 @click.command()
@@ -29,6 +32,13 @@ INTERRUPTED = 130
 @click.option("--price", metavar="IN,OUT", help="Dollars per million tokens of models without a known price.")
 @click.option("--concurrency", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Runs at once.")
 @click.option("--drain", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds to finish turns in.")
+@click.option(
+    "--leaks",
+    type=click.IntRange(1),
+    default=LEAKS_MAX,
+    show_default=True,
+    help="Threads that never came back, at which a new process takes over.",
+)
 @click.option("--name", metavar="NAME", help="What the log calls this worker. Default: host:pid.")
 @shared
 @click.pass_context
@@ -39,6 +49,7 @@ def work(
     price: str | None,
     concurrency: int,
     drain: float,
+    leaks: int,
     name: str | None,
     store: str | None,
     as_json: bool,
@@ -53,49 +64,86 @@ def work(
     client = Client(open_lasting(store), models=models, model=model, prices=prices)
     with contextlib.closing(client), foreign_output_aside() as ours:
         reporter = Reporter(client, ours, as_json)
-        worker = Worker(client, found, concurrency=concurrency, drain=drain, name=name)
-        ctx.exit(asyncio.run(_work(worker, models, reporter, found, named(store))))
+
+        def make(stop: Stop) -> Worker:
+            return Worker(
+                client,
+                found,
+                concurrency=concurrency,
+                drain=drain,
+                name=name,
+                leaks_max=leaks,
+                on_worn=stop.on_worn,
+            )
+
+        code = asyncio.run(_work(make, models, reporter, named(store)))
+    if code == REPLACED:
+        _replace_process()
+    ctx.exit(code)
 
 
-async def _work(
-    worker: Worker, models: ProviderModels, reporter: Reporter, machines: list[AnyMachine], store: str
-) -> int:
-    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    _on_signals(stop)
+def _replace_process() -> NoReturn:
+    """This process becomes a new one, with the id, the arguments and the surroundings that it has."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class Stop:
+    """What ends the worker: a signal, which says the exit code, or that the process is worn out. A signal wins, also
+    one that comes while a worn-out worker drains."""
+
+    def __init__(self) -> None:
+        self.code = REPLACED
+        self.worn = ""
+        self._told = asyncio.Event()
+
+    def on_signals(self) -> None:
+        """The first SIGTERM or Ctrl-C drains; another Ctrl-C ends at once."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._signalled, 0)
+        loop.add_signal_handler(signal.SIGINT, self._signalled, INTERRUPTED)
+
+    def _signalled(self, code: int) -> None:
+        if self.code == REPLACED:
+            self.code = code
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+        self._told.set()
+
+    def on_worn(self, why: str) -> None:
+        self.worn = why
+        self._told.set()
+
+    async def told(self, look: Callable[[], None]) -> None:
+        """Until then; `look` is called now and again."""
+        while not self._told.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._told.wait()
+            look()
+
+
+async def _work(make: Callable[[Stop], Worker], models: ProviderModels, reporter: Reporter, store: str) -> int:
+    stop = Stop()
+    stop.on_signals()
+    worker = make(stop)
     with _logged(reporter):
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(models.aclose)
             await stack.enter_async_context(worker)
-            names = ", ".join(visible(machine.name, 60) for machine in machines)
+            names = ", ".join(visible(name, 60) for name in worker.machines)
             reporter.say(
                 "ready", f"worker {visible(worker.name)} takes runs of {names}  store {store}", worker=worker.name
             )
-            code = await _until(stop, reporter)
-            reporter.say("draining", f"draining: {worker.busy} runs under way")
+            await stop.told(reporter.look)
+            because = f" because {stop.worn}" if stop.worn and stop.code == REPLACED else ""
+            reporter.say("draining", f"draining{because}: {worker.busy} runs under way")
         reporter.look()
-        reporter.say("stopped", "stopped; nothing is lost")
-    return code
-
-
-def _on_signals(stop: asyncio.Future[int]) -> None:
-    """The first SIGTERM or Ctrl-C drains; another Ctrl-C ends at once."""
-    loop = asyncio.get_running_loop()
-
-    def told(code: int) -> None:
-        if not stop.done():
-            stop.set_result(code)
-        loop.remove_signal_handler(signal.SIGINT)
-
-    loop.add_signal_handler(signal.SIGTERM, told, 0)
-    loop.add_signal_handler(signal.SIGINT, told, INTERRUPTED)
-
-
-async def _until(stop: asyncio.Future[int], reporter: Reporter) -> int:
-    while True:
-        done, _ = await asyncio.wait({stop}, timeout=LOOK_SECONDS)
-        reporter.look()
-        if done:
-            return stop.result()
+        if stop.code == REPLACED:
+            reporter.say("replaced", "stopped; nothing is lost. A new process takes its place")
+        else:
+            reporter.say("stopped", "stopped; nothing is lost")
+    return stop.code
 
 
 class Reporter:

@@ -348,8 +348,8 @@ class LiveRun:
                     self.soon()
             case Failed() if self._resubmitted < RESUBMISSIONS_MAX:
                 # The acknowledgement may be all that was lost: the identical commit recognises itself.
+                delay = self.world.timing.resubmit * 2**self._resubmitted
                 self._resubmitted += 1
-                delay = 0.05 * 2**self._resubmitted
                 asyncio.get_running_loop().call_later(delay, self._submit, commit)
             case Failed():
                 self._break(answer.error)

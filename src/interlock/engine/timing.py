@@ -14,7 +14,9 @@ class Timing:
     lease         how long a worker's heartbeat must stand still before others may take its runs
     poll          how often a worker looks for runs it wasn't told about
     cancel_grace  how long a cancelled handler may take to end before it is left behind
-    takeovers     take-overs within one turn after which the run is parked for a person
+    takeovers     take-overs within one turn after which the run is parked for a person; as many times may workers give
+                  it back because what it would write is refused
+    resubmit      before a commit that failed is submitted again; each time twice as long
     """
 
     linger: float = 0.003
@@ -25,6 +27,7 @@ class Timing:
     poll: float = 0.5
     cancel_grace: float = 0.1
     takeovers: int = 3
+    resubmit: float = 0.1
 
     @property
     def beat(self) -> float:

@@ -60,10 +60,15 @@ class PriceOf(Protocol):
     def __call__(self, model: str, table: Mapping[str, Price]) -> Price: ...
 
 
+def _none() -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class World:
     """What the engine may touch. `model` replaces every model a machine names (None: as the machine says). `isolate`
-    None: isolated tools are called as all others are, for virtual time, which knows no processes."""
+    None: isolated tools are called as all others are, for virtual time, which knows no processes. `leaked` counts the
+    threads that plain functions never gave back."""
 
     clock: Clock
     chance: Random
@@ -79,6 +84,7 @@ class World:
     breakers: Breakers = field(default_factory=Breakers)
     isolate: Isolate | None = None
     lines: Lines = field(default_factory=Lines)
+    leaked: Callable[[], int] = _none
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

@@ -483,6 +483,13 @@ class TakenOver(Event, frozen=True, kw_only=True):
     why: str
 
 
+class GivenBack(Event, frozen=True, kw_only=True):
+    """A worker gave the run back because the store refused, again and again, what came of it."""
+
+    worker: str
+    why: str
+
+
 class ContentChanged(Event, frozen=True, kw_only=True):
     """The machine's content (prompt, code, model, price) is another since the run's last turn."""
 
