@@ -33,8 +33,9 @@ async def work(turn: Turn[Case]) -> Literal["done"]:
     match turn.record.how:
         case "gathers":
             await asyncio.gather(quits(), asyncio.sleep(5))
-        case "leaves behind":  # nobody asks what became of it, which asyncio reports
-            _kept.add(asyncio.create_task(quits()))
+        case "leaves behind":
+            _kept.add(left := asyncio.create_task(quits()))
+            left.add_done_callback(asyncio.Task.exception)  # nobody else asks what became of it
             await asyncio.sleep(5)
         case "groups":
             async with asyncio.TaskGroup() as group:
