@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 from interlock.bootstrap import HasWorld
-from interlock.engine.escapes import bar
 from interlock.engine.live_run import LiveRun
 from interlock.engine.orchestrator import Orchestrator
 from interlock.errors import BadInput, InterlockError, StaleLease, StoreError
@@ -98,7 +97,6 @@ class Worker:
             raise
         self._orchestrator = Orchestrator(self.world, self.machines, deps)
         self._orchestrator.name = self.name
-        bar(asyncio.get_running_loop())
         if self._watch:
             seconds = min(BLOCKED_SECONDS, self.world.timing.lease / 3)  # named before the lease is lost
             self._watchdog = Watchdog(asyncio.get_running_loop(), seconds=seconds)

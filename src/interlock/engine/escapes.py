@@ -11,14 +11,15 @@ from typing import Any
 
 from interlock.engine.raised import bearable
 
-foreign: ContextVar[bool] = ContextVar("interlock_foreign", default=False)
-"""Set in the tasks that perform turns, and so in all that are made in there."""
+_foreign: ContextVar[bool] = ContextVar("interlock_foreign", default=False)
 
 Factory = Callable[..., "asyncio.Future[Any]"]
 
 
-def bar(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on no foreign task ends this loop. What makes its tasks goes on to."""
+def bar_exits() -> None:
+    """From now on no task that is made in this one, or in one of those, ends the loop. What makes its tasks goes on to."""
+    _foreign.set(True)
+    loop = asyncio.get_running_loop()
     factory: Any = loop.get_task_factory()
     if not isinstance(factory, _Barred):
         loop.set_task_factory(_Barred(factory))
@@ -31,7 +32,7 @@ class _Barred:
         self._make = make
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **how: Any) -> Any:
-        if foreign.get():
+        if _foreign.get():
             coro = _Bearing(coro)
         return asyncio.Task(coro, loop=loop, **how) if self._make is None else self._make(loop, coro, **how)
 

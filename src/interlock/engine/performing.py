@@ -13,7 +13,7 @@ from interlock.engine.conclusion import completes
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects
 from interlock.engine.ending import Ended
-from interlock.engine.escapes import foreign
+from interlock.engine.escapes import bar_exits
 from interlock.engine.live_run import Interrupted
 from interlock.engine.model_turn import model_turn
 from interlock.engine.people import ask_turn, wait_turn
@@ -35,7 +35,7 @@ PERFORMERS: Mapping[type, Callable[[Desk, Any], Awaitable[Ended]]] = {
 
 async def perform(desk: Desk, ended: Ended | None) -> Ended | None:
     """The turn's end. `ended`: what has ended it before its state is performed. None: it was rolled back."""
-    foreign.set(True)
+    bar_exits()
     try:
         if desk.run.state.rollback:
             await roll_back(desk)
