@@ -17,7 +17,7 @@ Factory = Callable[..., "asyncio.Future[Any]"]
 
 
 def bar_exits() -> None:
-    """From now on no task that is made in this one, or in one of those, ends the loop. What makes its tasks goes on to."""
+    """From now on no task made in this one, or in one of those, ends the loop. Whatever made its tasks still does."""
     _foreign.set(True)
     loop = asyncio.get_running_loop()
     factory: Any = loop.get_task_factory()
