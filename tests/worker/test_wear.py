@@ -37,6 +37,7 @@ def test_a_worn_out_worker_tells_its_host_once_and_takes_no_more_runs(stage: Sta
     async def scene() -> None:
         client = Client(world=replace(stage.client(timing=timing).world, leaked=lambda: leaked[0]))
         made = _machine()
+        stage.machines.append(made)
         async with Worker(client, [made], leaks_max=3, on_worn=said.append if told else None):
             leaked[0] = 2
             await asyncio.sleep(60)
