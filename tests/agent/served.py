@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +24,8 @@ from interlock.history import events as e
 from interlock.machine.servers import Server
 from interlock.machine.tools import Tool
 from interlock.reading import read_events
+from tests.laws.audit import audit
+from tests.replaying import REPLAYS, assert_replays
 
 T = TypeVar("T")
 
@@ -45,6 +49,25 @@ def npm(name: str, *arguments: str) -> list[str]:
 def hostile(folder: Path, *options: str, name: str = "hostile", **more: Any) -> Server:
     """A server that misbehaves as asked."""
     return mcp_server(name, command=[sys.executable, "-S", str(HOSTILE), str(folder), *options], **more)
+
+
+@contextmanager
+def everything_over_http(*arguments: str) -> Iterator[str]:
+    """The server `everything` as a service on loopback: its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PORT": str(port)}
+    command = npm("everything", "streamableHttp", *arguments)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as service:
+        try:
+            assert service.stderr is not None
+            for line in service.stderr:
+                if b"listening on port" in line:
+                    break
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            service.kill()
 
 
 class Case(BaseModel):
@@ -79,6 +102,8 @@ class Scene:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self.machines: list[Any] = []
+        self._kept: dict[str, list[e.Event]] = {}
 
     async def play(self, machine: Any, record: Any = None, seconds: float = 30.0) -> Any:
         """One run until it ends or waits, by a worker of its own."""
@@ -86,13 +111,21 @@ class Scene:
             return await self.go_on(machine, record, seconds)
 
     async def go_on(self, machine: Any, record: Any = None, seconds: float = 30.0) -> Any:
+        self.machines.append(machine)
         async with asyncio.timeout(seconds):
             handle = await self.client.start(machine, record or Case())
             return await handle.result(until_waiting=True)
 
     def log(self, run: str = "@last") -> list[e.Event]:
+        if self._kept:
+            return self._kept[run]
         store = self.client.world.store
         return [event for _, event, _ in read_events(store, store.find(run).number)]
+
+    def keep(self) -> None:
+        """Keep the logs: the store is about to close."""
+        ids = [row.id for row in self.client.store.runs()]
+        self._kept = {name: self.log(name) for name in [*ids, *(["@last"] if ids else [])]}
 
     def of(self, kind: type[T], run: str = "@last") -> list[T]:
         return [event for event in self.log(run) if isinstance(event, kind)]
@@ -100,8 +133,14 @@ class Scene:
 
 @asynccontextmanager
 async def scene(path: Path, timing: Timing = FAST, **more: Any) -> AsyncIterator[Scene]:
+    """A client; at the end every log is recounted, and every run replayed with no server there."""
     async with Client(f"sqlite:///{path}", timing=timing, **more) as client:
-        yield Scene(client)
+        made = Scene(client)
+        yield made
+        audit(client.store)
+        if not REPLAYS.exempt:
+            assert_replays(client.store, client.world, made.machines)
+        made.keep()
 
 
 def lines(folder: Path, name: str) -> list[str]:

@@ -22,7 +22,7 @@ STDERR_CHARS = 300
 LEAVE_SECONDS = 1.0
 """How long a server may take to end by itself once its standard input is closed."""
 
-_GUARD = 'read -r line; kill -KILL -- "-$0"'
+_GUARD = 'read -r line; kill -s KILL -- "-$0"'  # in this form every shell takes it
 """It outlives us by a moment: the read ends when our end of the pipe is gone."""
 
 

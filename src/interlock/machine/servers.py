@@ -72,6 +72,8 @@ class Server:
         trusted: bool = False,
         approve: str | None = None,
         approve_within: float = 86_400.0,
+        concurrency: int | None = None,
+        rate: tuple[int, float] | None = None,
         error_means: ErrorMeans = "doubt",
         name: str | None = None,
     ) -> Tool[Any, ..., Any]:
@@ -100,6 +102,8 @@ class Server:
             trusted=trusted,
             approve=approve,
             approve_within=approve_within,
+            concurrency=concurrency,
+            rate=rate,
             server=self,
             remote=remote,
             key_argument=keyed if isinstance(keyed, str) else None,
