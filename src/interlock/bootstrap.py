@@ -16,6 +16,7 @@ from interlock.agent.model import Models
 from interlock.agent.prices import price_of
 from interlock.agent.providers import ProviderModels
 from interlock.clock import Clock, SystemClock
+from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Committer, InlineCommitter, ThreadCommitter
 from interlock.engine.inline import at_once as at_once
 from interlock.engine.raised import bearable
@@ -25,6 +26,7 @@ from interlock.errors import BadInput, StoreError
 from interlock.isolation import LOADING, Isolation
 from interlock.machine.limits import Price
 from interlock.machine.window import WINDOW_BYTES_MAX
+from interlock.policy.breaker import Terms
 from interlock.store.protocol import Store
 from interlock.store.sqlite import open_sqlite
 
@@ -186,6 +188,7 @@ def open_world(
     model: str | None = None,
     prices: Mapping[str, Price] | None = None,
     timing: Timing | None = None,
+    breaker: Terms | None = None,
     clock: Clock | None = None,
 ) -> World:
     """A world for production: system time, a writer thread, real providers unless others are given."""
@@ -207,6 +210,7 @@ def open_world(
         timing=timing or Timing(),
         model=model,
         isolate=Isolation(clock),
+        breakers=Breakers(breaker),
     )
 
 

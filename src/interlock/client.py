@@ -31,6 +31,7 @@ from interlock.fitting import (
     check_answer,
     check_key,
     check_names,
+    check_switch,
     check_words,
     extension,
     wait_about,
@@ -45,6 +46,7 @@ from interlock.machine.definition import Definition
 from interlock.machine.limits import Amounts, Price
 from interlock.machine.table import AnyMachine, Machine
 from interlock.machine.worst_case import ceiling_of
+from interlock.policy.breaker import Breaker, Terms
 from interlock.reading import (
     Broken,
     OpenWait,
@@ -62,13 +64,16 @@ from interlock.store.protocol import (
     Leave,
     Left,
     Over,
+    Reset,
     RunFilter,
     Shut,
+    Standing,
     Start,
     Started,
     Store,
     StoredEvent,
     Taken,
+    Trip,
 )
 from interlock.worker import Worker
 
@@ -110,6 +115,7 @@ class Client:
     models  where models are found, default the real providers; a single model answers for every name
     model   the name of a model that replaces every one that machines name
     prices  what models cost, over the built-in list
+    breaker  when the breaker of a model or tool opens, and for how long
     An async context manager. Raises `StoreError` when the store can't be opened.
     """
 
@@ -121,10 +127,13 @@ class Client:
         model: str | None = None,
         prices: Mapping[str, Price] | None = None,
         timing: Timing | None = None,
+        breaker: Terms | None = None,
         world: World | None = None,
     ) -> None:
         found: Models | None = _as_models(models)
-        self._world = world or open_world(store, models=found, model=model, prices=prices, timing=timing)
+        self._world = world or open_world(
+            store, models=found, model=model, prices=prices, timing=timing, breaker=breaker
+        )
         self._owns_world = world is None
         self._ceilings: dict[int, tuple[Definition[Any, Any], Amounts]] = {}
         self.listeners: list[Callable[[], None]] = []  # told when there may be work: an embedded worker
@@ -256,7 +265,7 @@ class Client:
             known = self._ceilings[id(machine)] = (machine, amounts)
         return known[1]
 
-    async def _submit(self, write: Start | Leave) -> Answer:
+    async def _submit(self, write: Start | Leave | Trip | Reset) -> Answer:
         answer = await self._world.committer.submit(write)
         if isinstance(answer, Failed):
             raise answer.error
@@ -467,6 +476,34 @@ class Client:
         plan = self.rollback_plan(run_id, to=to)
         plan.check_accepted(accept)
         return await self._leave(run_id, "rollback", {"to": to, "accept": sorted(set(accept))}, by, reason)
+
+    # -- breakers ---------------------------------------------------------------------------------------------------
+
+    def breakers(self) -> list[Breaker]:
+        """How the breaker of each model and tool stands of which there ever was something to say, by name
+        (`model:openai:gpt-5-mini`, `tool:refund`)."""
+        return self.store.breakers(all=True)
+
+    async def trip(
+        self, name: str, *, seconds: float | None = None, by: str | None = None, reason: str = ""
+    ) -> Breaker:
+        """Open a breaker, for so long or until somebody resets it: from now on no call of that model or tool begins, in
+        any process. Calls that are under way end. Raises `BadInput`."""
+        check_switch(name, seconds, by=by, reason=reason)
+        now = self._world.clock.now_ms()
+        until = None if seconds is None else now + int(seconds * 1000)
+        return await self._switch(Trip(name, now, by or login_name(), reason, until))
+
+    async def reset(self, name: str, *, by: str | None = None, reason: str = "") -> Breaker:
+        """Close a breaker: calls begin again, and what failed before is forgotten. Raises `BadInput`."""
+        check_switch(name, None, by=by, reason=reason)
+        return await self._switch(Reset(name, self._world.clock.now_ms(), by or login_name(), reason))
+
+    async def _switch(self, write: Trip | Reset) -> Breaker:
+        answer = await self._submit(write)
+        assert isinstance(answer, Standing)
+        self._world.breakers.look(self.store)
+        return answer.breaker
 
     async def _leave(
         self,

@@ -35,6 +35,20 @@ def check_words(**words: str | None) -> None:
             raise BadInput(f"{name} is text, not {said!r}")
 
 
+def check_switch(name: str, seconds: float | None, **words: str | None) -> None:
+    """Raises `BadInput` for what is no breaker's name, or no time to open one for."""
+    check_words(name=name, **words)
+    kind, _, of = name.partition(":")
+    if kind not in ("model", "tool") or not of:
+        raise BadInput(f"a breaker is named model:PROVIDER:NAME or tool:NAME, not {name!r}")
+    if seconds is not None and not 0 < seconds <= SECONDS_MAX:
+        raise BadInput(f"a breaker is opened for up to {SECONDS_MAX} seconds, or until it is reset, not {seconds!r}")
+
+
+SECONDS_MAX = 10**9
+"""Thirty years: whoever asks for more has mistaken the unit."""
+
+
 def check_names(record: type[BaseModel], given: Mapping[str, Any]) -> None:
     """Raises `BadInput` for a field that the record doesn't have, which pydantic would drop without a word.
 

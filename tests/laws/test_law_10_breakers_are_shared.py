@@ -4,17 +4,26 @@ Open means the next model, then `unavailable`, without using attempts; and why i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from random import Random
 from typing import Any, Literal
 
 import pytest
 
-from interlock import Turn, state
+from interlock import Call, Limits, Machine, Turn, final, model_state, state, tool, wait
 from interlock.agent.model import ModelFailed, ModelReply, ModelRequest
 from interlock.agent.scripted import ScriptedModel, ScriptedModels
+from interlock.errors import EffectFailed, NotDone
 from interlock.history import events as e
+from interlock.policy.breaker import Terms
 from interlock.testing import play
+from interlock.worker import Worker
 from tests.laws.machines import Case, machine
+from tests.laws.stage import Stage, on_stage
+from tests.stage import Stage as Stages
 
 FIRST, SECOND, THIRD = "test:first", "test:second", "test:third"
 OK = ModelReply(text="ok", tokens_in=10, tokens_out=2)
@@ -97,3 +106,260 @@ def test_when_none_is_left_the_outcome_says_whether_any_took_calls(first: Any, s
     said = {"first": ModelFailed(first, "a", billed=False), "second": ModelFailed(second, "b", billed=False)}
     run = play(asks(FIRST, SECOND, attempts=2), Case(), model=brains(**said))
     assert next(event.outcome for event in run.events if isinstance(event, e.Transitioned)) == outcome
+
+
+# -- an outage --------------------------------------------------------------------------------------------------------
+
+OUTAGE_SECONDS = 60.0
+RUNS = 50
+
+
+class Provider:
+    """A provider that doesn't work for a minute. `decides`: whether a call's fate is decided when it is sent or when it
+    is answered. `fails_after`: seconds until a call that is lost when sent fails; None: as long as an answer takes."""
+
+    def __init__(self, chance: Random, latency: tuple[float, float], decides: str, fails_after: float | None) -> None:
+        self.chance, self.latency, self.decides, self.fails_after = chance, latency, decides, fails_after
+        self.onset = 3 * latency[1] + 1
+        self.sent: list[float] = []
+        self.in_flight: set[int] = set()
+        self.at_onset: int | None = None
+
+    @property
+    def time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def down(self, at: float) -> bool:
+        return self.onset <= at < self.onset + OUTAGE_SECONDS
+
+    async def __call__(self, request: ModelRequest) -> Any:
+        number, began = len(self.sent), self.time
+        self._look()
+        self.sent.append(began)
+        self.in_flight.add(number)
+        doomed = self.decides == "send" and self.down(began)
+        takes = self.chance.uniform(*self.latency)
+        await asyncio.sleep(self.fails_after if doomed and self.fails_after is not None else takes)
+        self._look()
+        self.in_flight.discard(number)
+        return DOWN if doomed or (self.decides == "reply" and self.down(self.time)) else OK
+
+    def _look(self) -> None:
+        """How many calls were in flight when the outage began: the first who comes after it knows."""
+        if self.at_onset is None and self.time >= self.onset:
+            self.at_onset = len(self.in_flight)
+
+    @property
+    def sent_while_down(self) -> int:
+        return sum(map(self.down, self.sent))
+
+
+def busy(calls: int) -> Any:
+    """A machine that asks the first model again and again; when it is unavailable, it comes back later."""
+
+    @state(models=[FIRST], writes=["n"], within=300)
+    async def work(turn: Turn[Case]) -> Literal["again", "done"]:
+        await turn.model(FIRST, f"{turn.number}", within=60)
+        turn.record.n = turn.record.n + 1
+        return "done" if turn.record.n >= calls else "again"
+
+    return Machine(
+        "busy",
+        Case,
+        limits=Limits(turns=10_000, warn_at=1.0, seconds=1e6, repeats=None),
+        table={
+            "work": work.then({"again": "work", "done": "closed", "unavailable": "later", "retries_spent": "later"}),
+            "later": wait(seconds=7).then({"elapsed": "work"}),
+            "closed": final("completed"),
+        },
+    )
+
+
+LATENCIES = {"quick": (0.05, 0.1), "slow": (2.0, 4.0), "mixed": (0.05, 8.0)}
+
+
+FATES = {
+    "decided when sent": ("send", None),
+    "refused at once": ("send", 0.01),
+    "decided when answered": ("reply", None),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(("decides", "fails_after"), FATES.values(), ids=FATES)
+@pytest.mark.parametrize("latency", LATENCIES)
+def test_a_provider_that_is_down_for_a_minute_is_left_alone(
+    latency: str, decides: str, fails_after: float | None, workers: int, chance: Random
+) -> None:
+    """50 runs at once: during the outage no more calls are sent than were in flight at its onset, than it takes to open
+    the breaker, and than there are probes. Then it recovers, and every run ends."""
+    provider = Provider(chance, LATENCIES[latency], decides, fails_after)
+    scene = busy(calls=int(3 * provider.onset / sum(LATENCIES[latency])) + 3)  # they outlast its onset
+    terms = Terms()
+
+    async def act(stage: Stage) -> None:
+        for _ in range(RUNS):
+            await stage.client.start(scene, Case(), by="test")
+        for _ in range(workers):
+            await stage.worker(scene, concurrency=-(-RUNS // workers))
+        await stage.until(lambda: all(row.status == "completed" for row in stage.store.runs()), 400, step=1)
+        log = stage.store.breaker_log()
+        probes = [change for change in log if change.what == "probed"]
+        assert provider.at_onset is not None
+        bound = provider.at_onset + terms.failures + len(probes)
+        assert provider.sent_while_down <= bound, f"{provider.sent_while_down} > {provider.at_onset}+5+{len(probes)}"
+        assert log[0].what == "opened" and log[-1].what == "closed" and not stage.store.breakers()
+        assert all(later.at - earlier.at >= 1000 * terms.open_for for earlier, later in pairwise(probes))
+
+    on_stage(act, ScriptedModel(provider), seed=chance.getrandbits(32))
+
+
+# -- open -------------------------------------------------------------------------------------------------------------
+
+TRIPPED = {"by": "ann", "reason": "their status page is red"}
+
+
+def outcome_of(events: Any) -> str:
+    return next(event.outcome for event in events if isinstance(event, e.Transitioned))
+
+
+def test_open_means_the_next_model_and_no_attempt_at_this_one(stage: Stages) -> None:
+    stage.perform(lambda: stage.client().trip(f"model:{FIRST}", **TRIPPED))
+    run = stage.play(asks(FIRST, SECOND), Case(), model=brains(first=OK, second=OK))
+    [call] = [event for event in run.events if isinstance(event, e.ModelCalled)]
+    assert (call.model, call.attempt, run.record.text) == (SECOND, 1, f"{SECOND}: ok")
+    assert call.passed == ({"name": FIRST, "why": "open", "reason": TRIPPED["reason"]},)
+
+
+def test_all_open_is_unavailable_without_an_attempt_and_says_why(stage: Stages) -> None:
+    client = stage.client()
+    stage.perform(lambda: client.trip(f"model:{FIRST}", **TRIPPED))
+    stage.perform(lambda: client.trip(f"model:{SECOND}", seconds=90, by="ben", reason="too dear"))
+    run = stage.play(asks(FIRST, SECOND), Case(), model=brains(first=OK, second=OK))
+    assert outcome_of(run.events) == "unavailable" and run.path == "work > person"
+    [prevented] = [event for event in run.events if isinstance(event, e.CallPrevented)]
+    assert [(each["name"], each["why"], each["reason"]) for each in prevented.passed] == [
+        (FIRST, "open", TRIPPED["reason"]),
+        (SECOND, "open", "too dear"),
+    ]
+    assert run.result.spent.calls == 0 and not calls(run.events)
+
+
+def test_an_open_breaker_uses_none_of_the_attempts(stage: Stages) -> None:
+    """Two attempts fail, then the breaker is open: the effect ends with two of its four. Once it is closed, a new turn
+    counts anew."""
+    client = stage.client(brains(first=[DOWN, DOWN]))
+    client.world.breakers.terms = Terms(failures=2)
+    scene = busy(1)
+
+    async def act() -> list[tuple[str, int]]:
+        run = await client.start(scene, Case(), by="test")
+        async with Worker(client, [scene], watch=False):
+            await run.result()
+        return calls(stage.events(run.id))
+
+    assert stage.perform(act) == [(FIRST, 1), (FIRST, 2), (FIRST, 1)]
+
+
+def test_trip_and_reset_are_lines_of_the_breakers_log_with_who_and_why(stage: Stages) -> None:
+    client = stage.client()
+    stage.perform(lambda: client.trip("tool:refund", seconds=60, by="ann", reason="double payments"))
+    stage.perform(lambda: client.reset("tool:refund", by="ben", reason="mended"))
+    assert [(line.what, line.state, line.by, line.reason) for line in stage.store.breaker_log("tool:refund")] == [
+        ("tripped", "open", "ann", "double payments"),
+        ("reset", "closed", "ben", "mended"),
+    ]
+    assert [row.state for row in client.breakers()] == ["closed"]
+
+
+def test_what_a_person_opened_stays_open_until_a_person_closes_it(stage: Stages) -> None:
+    """A year passes: no probe goes out."""
+    client = stage.client()
+    stage.perform(lambda: client.trip(f"model:{FIRST}", **TRIPPED))
+    stage.clock.advance(365 * 86_400)
+    assert outcome_of(stage.play(asks(FIRST), Case(), model=brains(first=OK)).events) == "unavailable"
+    stage.perform(lambda: client.reset(f"model:{FIRST}", by="ann"))
+    assert stage.play(asks(FIRST), Case(), model=brains(first=OK)).status == "completed"
+
+
+# -- tools ------------------------------------------------------------------------------------------------------------
+
+
+def lookup(answers: Callable[[int], Any], within: float = 5) -> Any:
+    """A machine that calls a reading tool again and again until it is unavailable, and how often it was called."""
+    made: list[int] = []
+
+    @tool(does="read", within=within)
+    async def look(call: Call[None], n: int) -> str:
+        made.append(n)
+        said = answers(len(made))
+        if isinstance(said, BaseException):
+            raise said
+        return str(said)
+
+    @state(tools=[look], calls=40)
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        for n in range(20):
+            with suppress(EffectFailed):
+                await turn.call(look, n)
+        return "done"
+
+    return machine(work, attempts=1), made
+
+
+def test_a_tools_breaker_opens_too() -> None:
+    scene, made = lookup(lambda n: OSError("connection refused"))
+    run = play(scene, Case())
+    prevented = [event for event in run.events if isinstance(event, e.CallPrevented)]
+    assert run.status == "completed" and len(made) == Terms().failures
+    assert len(prevented) == 20 - len(made)
+    assert all("connection refused" in str(event.passed[0]["reason"]) for event in prevented)
+
+
+@pytest.mark.parametrize("said", [NotDone("no such order"), "found"], ids=["a business refusal", "an answer"])
+def test_an_answer_opens_no_breaker(said: Any) -> None:
+    scene, made = lookup(lambda n: said)
+    run = play(scene, Case())
+    assert len(made) == 20 and not [event for event in run.events if isinstance(event, e.CallPrevented)]
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "quota", "auth", "overflow", "rejected"])
+def test_a_model_that_refuses_is_no_outage(kind: Any, stage: Stages) -> None:
+    refusing = ScriptedModels(ScriptedModel(lambda request: ModelFailed(kind, "no", billed=False)))
+    for _ in range(3):
+        stage.play(asks(FIRST), Case(), model=refusing)
+    assert stage.store.breakers(all=True) == []
+
+
+@pytest.mark.parametrize("kind", ["outage", "timeout", "cut", "malformed"])
+def test_a_model_that_does_not_answer_is_an_outage_for_all_runs(kind: Any, stage: Stages) -> None:
+    model = ScriptedModel(lambda request: ModelFailed(kind, "down", billed=False))
+    for _ in range(3):
+        stage.play(asks(FIRST), Case(), model=model)
+    assert len(model.requests) == Terms().failures
+    [row] = stage.store.breakers()
+    assert row.state == "open" and row.reason == "5 failures in a row, the last: down"
+
+
+def test_a_provider_that_hangs_until_its_turn_is_over_is_an_outage() -> None:
+    """A model state gives its call the whole turn: the turn's end cuts it off, and nothing is recorded but that."""
+
+    async def hang(request: ModelRequest) -> Any:
+        await asyncio.sleep(1e5)
+
+    scene = Machine(
+        "hung",
+        Case,
+        limits=Limits(turns=50, warn_at=1.0, repeats=None),
+        table={
+            "work": model_state("x", model=FIRST, writes={"done": ["text"]}, within=10).then(
+                {"done": "closed", "timeout": "work", "unavailable": "lost"}
+            ),
+            "closed": final("completed"),
+            "lost": final("failed"),
+        },
+    )
+    model = ScriptedModel(hang)
+    run = play(scene, Case(), model=model)
+    assert run.status == "failed" and outcome_of(reversed(run.events)) == "unavailable"
+    assert len(model.requests) == Terms().failures

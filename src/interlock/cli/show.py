@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import click
 
 from interlock.canonical import Json
+from interlock.cli import breakers
 from interlock.cli.options import named, print_json, reading, shared, short_id
 from interlock.cli.story import amount, path, repeated_by_retry
 from interlock.cli.wording import apart, duration, money, quantity, share, value, visible
 from interlock.history.events import Event, RunStarted, Transitioned
+from interlock.policy.breaker import Breaker
 from interlock.reading import OpenWait, RunView, read_events, read_run
 from interlock.store.protocol import Store
 from interlock.stuck import Stuck, stuck_run
@@ -34,6 +36,12 @@ def show(run: str, store: str | None, as_json: bool) -> None:
             print_view(found, view, named(store))
 
 
+def shut_for(store: Store, history: list[tuple[int, Event]]) -> list[Breaker]:
+    """Breakers that stand in the way of what this run calls."""
+    shut = breakers.open_breakers(store)
+    return breakers.used_by(shut, history) if shut else []
+
+
 def as_document(view: RunView, store: str) -> dict[str, Json]:
     return {**view.as_json(), "store": store}
 
@@ -53,6 +61,10 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
         ("stuck", _stuck(store, view)),
         ("spent", spent(view)),
         ("path", path(history)),
+        (
+            "breaker",
+            " | ".join(f"{breakers.short_name(each)} {breakers.standing(each)}" for each in shut_for(store, history)),
+        ),
         ("record", _record(view, history)),
         ("retry", done_again(store, view) if any("retry" in wait.form for wait in view.waits) else ""),
         ("next", "  | ".join(next_steps(store, view, short))),

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import click
 
 from interlock.canonical import Json
+from interlock.cli.breakers import as_document as breaker_document
+from interlock.cli.breakers import open_breakers, standing
 from interlock.cli.options import named, print_json, reading, short_id
 from interlock.cli.show import ceiling_share
 from interlock.cli.waiting import as_document as wait_document
@@ -44,6 +46,7 @@ def _document(store: Store, store_name: str) -> dict[str, Json]:
         "stuck": [stuck_document(each) for each in stuck if not each.stranded],
         "stranded": [stuck_document(each) for each in stuck if each.stranded],
         "nearly_spent": [{"run": row.id, "used": used, "what": what} for row, used, what in _nearly_spent(store, rows)],
+        "breakers": [breaker_document(each) for each in open_breakers(store)],
         "workers": [_worker(worker) for worker in store.workers()],
         "usd_last_hour": float(dollars(store.spent_since(now - HOUR_MS))),
     }
@@ -85,6 +88,7 @@ def _print(store: Store, store_name: str) -> None:
     _section("needs somebody", [f"{headline(store, name, wait)}: {visible(wait.prompt, 100)}" for name, wait in waits])
     _section("stuck", [_stuck(store, each) for each in stuck if not each.stranded])
     _section("stranded", [_stuck(store, each) for each in stuck if each.stranded])
+    _section("open breakers", [f"{visible(each.name, 60)}  {standing(each)}" for each in open_breakers(store)])
     _section("nearly spent", [f"{_run(store, row)}  {what} ({used:.0%})" for row, used, what in nearly])
     failed = [row for row in rows if row.status == "failed" and row.changed_at > now - HOUR_MS]
     _section("failed in the last hour", [f"{_run(store, row)}  {visible(row.reason, 80)}" for row in failed])

@@ -19,12 +19,17 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
+from interlock.errors import BadInput
+
 COUNTED = frozenset({"outage", "timeout", "cut", "malformed", "raised"})
 """Kinds of failure that say that the other side doesn't work. A refusal (a limit, a quota, a key, a request that is too
 large or wrong, a tool's "not done") is an answer, and what was never sent says nothing."""
 
 UNTOLD = frozenset({"unsent", "cancelled", "lost", "abandoned"})
 """Kinds of failure that say nothing of the other side: it wasn't asked, or nobody waited for what it said."""
+
+
+_SECONDS_MAX = 1e9  # thirty years: what is longer isn't meant
 
 
 class State(StrEnum):
@@ -49,6 +54,13 @@ class Terms(Struct, frozen=True, gc=False):
     calls: int = 20
     window: float = 60.0
     open_for: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.failures < 1 or self.calls < 1:
+            raise BadInput(f"a breaker opens after failures=, calls= from 1 up, not {self.failures}, {self.calls}")
+        if not (self.rate > 0 and 0 < self.window < _SECONDS_MAX and 0 < self.open_for < _SECONDS_MAX):
+            said = f"{self.rate}, {self.window}, {self.open_for}"
+            raise BadInput(f"a breaker takes rate=, window= and open_for= above 0, not {said}")
 
 
 class Breaker(Struct, frozen=True, gc=False):
