@@ -1,5 +1,5 @@
-"""A support desk: a model looks up what is owed, somebody of finance approves the refund, it is paid once, and a person
-takes over what gets stuck.
+"""A support desk: a model looks up what is owed, somebody of finance approves the refund, it is paid once, and a
+person takes over what gets stuck.
 
     interlock check examples/support.py:support
     interlock run examples/support.py:support --input '{"question": "Where is my money?", "order_id": "A-17"}'

@@ -38,6 +38,7 @@ from interlock.fitting import (
     wait_for_approval,
 )
 from interlock.forking import digest_of, fork_of
+from interlock.handover import HandOver, hand_over
 from interlock.history import chain, payloads
 from interlock.history.deeds import Plan
 from interlock.history.events import Event, RunStarted
@@ -303,6 +304,11 @@ class Client:
     def waiting(self) -> list[OpenWait]:
         """Everything that waits for a person or a signal, oldest first."""
         return [open_wait(self.store, row, wait) for row, wait in self.store.waits()]
+
+    def hand_over(self, run_id: str, wait: int | None = None) -> HandOver:
+        """All that a person needs who answers a run: why, what happened, what it cost, what each answer does.
+        Raises `WaitClosed`, `BadInput` when it waits for several people."""
+        return hand_over(self.store, to_answer(self.store, run_id, wait))
 
     def verify(self, run_id: str | None = None) -> list[Broken]:
         """What is wrong with the log of one run, or of all. Empty: nothing."""

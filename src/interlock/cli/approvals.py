@@ -7,9 +7,9 @@ import click
 from interlock.canonical import Json
 from interlock.cli.answers import tell, title
 from interlock.cli.options import Misuse, acting, actor, agree, changing, fields_of, reading, shared
-from interlock.cli.wording import named_values, visible
 from interlock.deciding import to_answer
 from interlock.fitting import check_answer, wait_for_approval
+from interlock.handover import call_in_full
 from interlock.reading import OpenWait, read_run
 
 
@@ -35,7 +35,7 @@ def approve(
         view = read_run(found, asked.run)
         changed = fields_of(sets, asked.form["edit"])
         _check(asked, changed)
-        shown = call_in_full(asked, changed)
+        shown = _call(asked, changed)
         agree(f"approve {shown} for {title(found, view)} as {actor(by)}", yes)
     with changing(store) as client:
         said = client.approve(asked.run, wait=asked.number, args=changed, by=by, reason=reason)
@@ -52,7 +52,7 @@ def deny(run: str, wait: int | None, by: str | None, reason: str, yes: bool, sto
     with reading(store) as found:
         asked = to_answer(found, run, wait, wait_for_approval)
         view = read_run(found, asked.run)
-        shown = call_in_full(asked)
+        shown = _call(asked)
         agree(f"deny {shown} for {title(found, view)} as {actor(by)}", yes)
     with changing(store) as client:
         said = client.deny(asked.run, wait=asked.number, by=by, reason=reason)
@@ -67,7 +67,5 @@ def _check(asked: OpenWait, changed: dict[str, Json]) -> None:
     check_answer(asked, "edit", changed)
 
 
-def call_in_full(asked: OpenWait, changed: dict[str, Json] | None = None) -> str:
-    """The call with every argument by name, nothing cut: who approves it must see all of it."""
-    args = {**asked.call["args"], **(changed or {})}
-    return f"{visible(asked.call['tool'])}({named_values(args)})"
+def _call(asked: OpenWait, changed: dict[str, Json] | None = None) -> str:
+    return call_in_full(asked.call["tool"], {**asked.call["args"], **(changed or {})})

@@ -10,14 +10,18 @@ import click
 
 from interlock.canonical import Json
 from interlock.cli import breakers
+from interlock.cli.log import plain
 from interlock.cli.options import named, print_json, reading, shared, short_id
-from interlock.cli.story import amount, path, repeated_by_retry
+from interlock.cli.story import amount, path, repeated_by_retry, tell
 from interlock.cli.wording import apart, duration, money, quantity, share, value, visible
+from interlock.handover import HandOver, because, hand_overs
 from interlock.history.events import Event, RunStarted, Transitioned
 from interlock.policy.breaker import Breaker
 from interlock.reading import OpenWait, RunView, read_events, read_run
 from interlock.store.protocol import Store
 from interlock.stuck import Stuck, stuck_run
+
+LAST_LINES = 3
 
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "red", "waiting": "yellow", "paused": "yellow"}
 
@@ -46,6 +50,15 @@ def as_document(view: RunView, store: str) -> dict[str, Json]:
     return {**view.as_json(), "store": store}
 
 
+def choices(handed: HandOver) -> Iterator[str]:
+    """What each answer does, a line each, and what happens without one."""
+    width = max((len(choice.answer) for choice in handed.choices), default=0)
+    for choice in handed.choices:
+        yield f"{visible(choice.answer):{width}}  {choice.does}"
+    if handed.unanswered:
+        yield f"{'':{width}}  unanswered, {handed.unanswered}"
+
+
 def print_view(store: Store, view: RunView, store_name: str) -> None:
     """A run as a tired person reads it."""
     width = shutil.get_terminal_size((100, 24)).columns
@@ -71,6 +84,19 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
     ]:
         if text:
             click.echo(f"{name:7} {text}")
+        if name == "record":
+            _print_choices(store, view, history)
+
+
+def _print_choices(store: Store, view: RunView, history: list[tuple[int, Event]]) -> None:
+    """What happened last, and what each answer will do."""
+    handed = hand_overs(store, view)
+    for number, told in enumerate(tell(history)[-LAST_LINES:] if handed else ()):
+        click.echo(f"{'' if number else 'last':7} {plain(told).strip()}")
+    for each in handed:
+        which = f"wait {each.wait.number}: " if len(handed) > 1 else ""
+        for number, line in enumerate(choices(each)):
+            click.echo(f"{'' if number else 'choices':7} {which}{line}")
 
 
 def standing(store: Store, view: RunView) -> str:
@@ -143,6 +169,8 @@ def _why(view: RunView, history: list[tuple[int, Event]]) -> str:
 
 
 def _reason(wait: OpenWait) -> str:
+    if wait.why == "approve":
+        return because(wait)
     asked = f"asks `{visible(wait.of, 40)}`" if wait.of else f"waits for `{visible(wait.signal or wait.why, 40)}`"
     ended = f"the turn ended `{visible(wait.outcome, 60)}`; " if wait.outcome else ""
     return f"{ended}{asked}: {visible(wait.prompt, 200)}" if wait.prompt else f"{ended}{asked}"

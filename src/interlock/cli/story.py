@@ -8,6 +8,7 @@ from typing import Any
 
 from interlock.canonical import Json
 from interlock.cli.wording import clock, duration, money, quantity, value, visible
+from interlock.handover import done_in
 from interlock.history import events as e
 from interlock.history.fold import RunState
 from interlock.machine.tools import Way
@@ -181,18 +182,8 @@ def _visited(event: e.Event) -> tuple[str, ...]:
 
 
 def repeated_by_retry(turn: Iterable[e.Event]) -> str:
-    """What taking a turn anew would do once more: the writes and sends that it has finished, in words.
-
-    A turn that is taken anew asks under new effect numbers, so under new keys: nothing outside tells it from a first.
-    """
-    intents: dict[int, e.ToolCalled] = {}
-    done: dict[int, e.ToolCalled] = {}
-    for event in turn:
-        if isinstance(event, e.ToolCalled) and event.way != Way.REPEAT and event.undoes is None:
-            intents[event.effect] = event
-        elif isinstance(event, e.ToolReturned) or (isinstance(event, e.DoubtCleared) and event.happened):
-            done.update({number: intents[number] for number in (event.effect,) if number in intents})
-    return "; ".join(_once_more(intent) for intent in done.values())
+    """What taking a turn anew would do once more: the writes and sends that it has finished, in words."""
+    return "; ".join(_once_more(intent) for intent in done_in(turn))
 
 
 def _once_more(intent: e.ToolCalled) -> str:

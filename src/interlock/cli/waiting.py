@@ -8,8 +8,9 @@ import click
 
 from interlock.canonical import Json
 from interlock.cli.options import named, print_json, reading, shared, short_id
-from interlock.cli.show import next_steps
+from interlock.cli.show import choices, next_steps, spent
 from interlock.cli.wording import duration, visible
+from interlock.handover import hand_over
 from interlock.reading import OpenWait, open_wait, read_run, wait_json
 from interlock.store.protocol import Store
 
@@ -21,7 +22,7 @@ def waiting(store: str | None, as_json: bool) -> None:
     with reading(store) as found:
         waits = open_waits(found)
         if as_json:
-            print_json({"store": named(store), "waiting": [as_document(machine, wait) for machine, wait in waits]})
+            print_json({"store": named(store), "waiting": [hand_over(found, wait).as_json() for _, wait in waits]})
             return
         for machine, wait in waits:
             _print(found, machine, wait)
@@ -48,7 +49,10 @@ def headline(store: Store, machine: str, wait: OpenWait) -> str:
 
 def _print(store: Store, machine: str, wait: OpenWait) -> None:
     click.secho(headline(store, machine, wait), bold=True)
-    if wait.prompt:
-        click.echo(f"  why   {visible(wait.prompt, 300)}")
     view = read_run(store, wait.run)
+    handed = hand_over(store, wait, view)
+    click.echo(f"  why   {handed.because}")
+    click.echo(f"  cost  {spent(view)}")
+    for line in choices(handed):
+        click.echo(f"        {line}")
     click.echo(f"  next  {'  | '.join(next_steps(store, view, short_id(store, wait.run)))}")

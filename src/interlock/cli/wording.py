@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,6 @@ from interlock.visible import visible as visible  # where every verb finds it
 def value(given: Any, width: int = 40) -> str:
     """A JSON value, short."""
     return visible(json.dumps(given, ensure_ascii=False), width)
-
-
-def named_values(given: Mapping[str, Any]) -> str:
-    """Values by name, in full: `cents 500, order_id "A-17"`."""
-    return ", ".join(f"{visible(name)} {visible(json.dumps(each, ensure_ascii=False))}" for name, each in given.items())
 
 
 def money(nanousd: int) -> str:

@@ -15,10 +15,11 @@ from interlock.canonical import Json
 from interlock.engine.desk import Desk
 from interlock.engine.journal import Entry
 from interlock.engine.live_run import LiveRun
-from interlock.engine.prospects import lead, leads
+from interlock.engine.prospects import Lead, lead, leads
 from interlock.errors import BadInput, EffectFailed
 from interlock.history.events import ApprovalRefused, Approved, ToolCalled, WaitEnded, WaitOpened
 from interlock.machine.outcomes import EngineOutcome
+from interlock.machine.states import UseState
 from interlock.machine.tools import Tool
 from interlock.policy.approvals import Approver, Bound, differs
 from interlock.store.protocol import InboxItem
@@ -122,7 +123,7 @@ def ask(desk: Desk, effect: Approvable, number: int) -> None:
             form={APPROVE: {}, DENY: {}, EDIT: {**tool.schema, "required": []}},
             due=due,
             leads={
-                **{each: lead(run, "", most) for each in (APPROVE, EDIT)},
+                **{each: _then(run, most) for each in (APPROVE, EDIT)},
                 **leads(run, {DENY: EngineOutcome.DENIED, "timeout": EngineOutcome.TIMEOUT}),
             },
             call={
@@ -137,6 +138,12 @@ def ask(desk: Desk, effect: Approvable, number: int) -> None:
             binding=bound.digest,
         )
     )
+
+
+def _then(run: LiveRun, most: int) -> Lead:
+    """Where the run goes when the call has been made: a `use` is done by it, another state goes on."""
+    uses = isinstance(run.machine.row(run.state.state).state, UseState)
+    return lead(run, run.machine.destination(run.state.state, "done") if uses else "", most)
 
 
 def _prompt(run: LiveRun, number: int) -> str:

@@ -14,6 +14,7 @@ from interlock.canonical import Json
 from interlock.engine.attempts import ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.journal import Entry
+from interlock.engine.prospects import lead
 from interlock.engine.raised import RAISED
 from interlock.errors import EffectFailed
 from interlock.history.events import DoubtCleared, ToolCalled, WaitOpened
@@ -85,6 +86,7 @@ async def ask_person(desk: Desk, entry: Entry, tool: Tool[Any, Any, Any] | None)
                 prompt=f"Did {entry.intent.tool} happen? Nobody knows. Arguments and key are in event {entry.seq}.",
                 effect=entry.effect,
                 form={"happened": form, "did_not": {}},
+                leads={answer: lead(desk.run, "") for answer in ("happened", "did_not")},
             )
         )
     await desk.park()

@@ -19,6 +19,7 @@ from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect,
 from interlock.engine.desk import REPLAY_POLL_SECONDS, Desk
 from interlock.engine.journal import Entry, Result
 from interlock.engine.live_run import Interrupted, leave_evidence
+from interlock.engine.prospects import lead, leads
 from interlock.engine.queue import Place, take_place
 from interlock.errors import BadInput, EffectFailed, StaleLease, StoreError
 from interlock.history.events import AttemptFailed, CallPrevented, DoubtCleared, ToolCalled, WaitOpened, Warned
@@ -26,7 +27,7 @@ from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
 from interlock.machine.tools import Tool, Way
-from interlock.policy.accounts import Admission, Hold, ended_by_warning, overruns, warned, warnings_due
+from interlock.policy.accounts import Admission, Hold, ended_by_warning, left, overruns, warned, warnings_due
 from interlock.policy.retry import RETRY_AFTER_MAX, delay_seconds
 
 _OUTCOME_OF_FAILURE: Mapping[str, str] = {
@@ -232,7 +233,19 @@ class Effects:
             raise EffectFailed(EngineOutcome.BUDGET_SPENT, share)
         form: dict[str, Json] = {"go_on": {}, "end": {}}
         self.desk.open_wait(
-            WaitOpened(wait=0, kind="person", why="budget", state="", of="operator", prompt=share, form=form)
+            WaitOpened(
+                wait=0,
+                kind="person",
+                why="budget",
+                state="",
+                of="operator",
+                prompt=share,
+                form=form,
+                leads={
+                    "go_on": lead(self.run, "", max(0, left(self.run.state, "nanousd"))),
+                    **leads(self.run, {"end": EngineOutcome.BUDGET_SPENT}),
+                },
+            )
         )
         await self.desk.park()
 

@@ -14,6 +14,7 @@ from interlock.engine.ending import Ended
 from interlock.engine.live_run import LiveRun, Write
 from interlock.engine.model_turn import prompt_text
 from interlock.engine.moves import form_of
+from interlock.engine.prospects import lead, leads, next_turn_nanousd
 from interlock.engine.record import dump_field, fitting, set_from
 from interlock.errors import BadInput
 from interlock.history.events import AnswerDropped, SignalArrived, WaitEnded, WaitOpened
@@ -51,7 +52,17 @@ def _open_ask(desk: Desk, state: AskState, note: str = "", due: int | None = Non
         due = desk.run.now + int(state.within * 1000)
     prompt = note + prompt_text(desk, state.prompt)
     desk.open_wait(
-        WaitOpened(wait=0, kind="person", why="ask", state="", of=state.of, prompt=prompt, form=form, due=due)
+        WaitOpened(
+            wait=0,
+            kind="person",
+            why="ask",
+            state="",
+            of=state.of,
+            prompt=prompt,
+            form=form,
+            due=due,
+            leads=leads(desk.run, {**{name: name for name in form}, "timeout": EngineOutcome.TIMEOUT}),
+        )
     )
 
 
@@ -110,6 +121,8 @@ def seq_of(desk: Desk, ended: WaitEnded) -> int:
 
 def escalation(row: Row[Any, Any], run: LiveRun, outcome: str, why: str) -> WaitOpened:
     """The wait that hands a turn to a person: any outcome of the row with its fields, or `retry`."""
+    choices = _choices(row, run)
+    again = {RETRY: lead(run, run.state.state, next_turn_nanousd(run, run.state.state))}
     return WaitOpened(
         wait=0,
         kind="person",
@@ -118,7 +131,8 @@ def escalation(row: Row[Any, Any], run: LiveRun, outcome: str, why: str) -> Wait
         of="operator",
         outcome=outcome,
         prompt=why or f"{run.state.state} ended `{outcome}`",
-        form={**_choices(row, run), RETRY: {}},
+        form={**choices, RETRY: {}},
+        leads={**leads(run, {name: name for name in choices}), **again},
     )
 
 

@@ -246,7 +246,7 @@ _WORDS: Mapping[type[Event], str] = {
     AttemptFailed: "message",
 }
 """Fields that say in words what the others say already; an exception's text may be another each time."""
-_STAMPS = frozenset({"at", "ms", "turn", "payloads", "inbox"})
+_STAMPS = frozenset({"at", "ms", "turn", "payloads", "inbox", "leads"})  # leads: what an answer may cost, as prices are
 
 
 def alike(event: Event, recorded: Event) -> bool:
