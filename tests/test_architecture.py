@@ -25,7 +25,7 @@ LINES = [
     ["engine"],
     ["store", "isolation"],  # the rest of store: the concrete ones
     ["bootstrap", "reading", "stuck"],
-    ["worker", "fitting"],
+    ["worker", "fitting", "dead"],
     ["deciding", "handover", "forking"],
     ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],

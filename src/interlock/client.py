@@ -19,6 +19,7 @@ from interlock.agent.model import Model, Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import Threads, open_world
 from interlock.canonical import Json, fingerprint, in_key_order
+from interlock.dead import DeadCall, dead_call, dead_calls, seen_to, who_asks
 from interlock.deciding import closed_by, to_answer
 from interlock.engine.live_run import account_of, cell_of, row_of
 from interlock.engine.record import dump_record, load_record
@@ -34,7 +35,6 @@ from interlock.fitting import (
     check_switch,
     check_words,
     extension,
-    wait_about,
     wait_for_approval,
 )
 from interlock.forking import digest_of, fork_of
@@ -417,10 +417,35 @@ class Client:
         by: str | None = None,
         reason: str = "",
     ) -> Left:
-        """Say of an effect in doubt that it happened (with its result) or did not. Raises `WaitClosed`."""
-        wait = wait_about(read_run(self.store, run_id), effect)
+        """Say of an effect in doubt that it happened (with its result) or did not; also when its run has ended, and
+        nobody asks any more. Raises `WaitClosed`."""
+        view = read_run(self.store, run_id)
+        wait = who_asks(view, effect)
+        if wait is None:
+            body: dict[str, Json] = {"effect": effect, "happened": happened, **as_said("result", {"result": result})}
+            return await self._leave(view.id, "clear", body, by, reason, call=effect)
         outcome, fields = ("happened", {"result": result}) if happened else ("did_not", {})
         return await self.resolve(wait.run, outcome, fields, wait=wait.number, by=by, reason=reason)
+
+    def dead_calls(self) -> list[DeadCall]:
+        """Tool calls that failed for good and that nobody has seen to; also of runs that have ended."""
+        return dead_calls(self.store)
+
+    async def redo(self, run_id: str, effect: int, *, by: str | None = None, reason: str = "") -> Left:
+        """Have a dead call made again, as an effect of its own under a new key; its result is in the log. It takes
+        nothing from the run: what it may use is added to the ceilings. Accepted means that nobody was first.
+
+        Raises `WaitClosed` when somebody was, `BadInput` for an effect that isn't a dead call.
+        """
+        return await self._see_to("redo", run_id, effect, by, reason)
+
+    async def drop(self, run_id: str, effect: int, *, by: str | None = None, reason: str = "") -> Left:
+        """Say of a dead call that it isn't made any more. Raises as `redo`."""
+        return await self._see_to("drop", run_id, effect, by, reason)
+
+    async def _see_to(self, what: str, run_id: str, effect: int, by: str | None, reason: str) -> Left:
+        call = dead_call(self.store, run_id, effect)
+        return await self._leave(call.run, what, {"effect": effect}, by, reason, call=effect)
 
     async def extend(
         self,
@@ -520,6 +545,7 @@ class Client:
         reason: str,
         *,
         wait: int | None = None,
+        call: int | None = None,
         id: str | None = None,
     ) -> Left:
         check_words(by=by, reason=reason)
@@ -527,7 +553,10 @@ class Client:
         now = self._world.clock.now_ms()
         item_id = f"{run}/{kind}/{id}" if id else f"{self._world.chance.getrandbits(128):032x}"
         item = InboxItem(item_id, kind, {**body, "by": by or login_name(), "reason": reason or ""}, now)
-        answer = await self._submit(Leave(run, item, now, wait, "decision" if wait is not None else ""))
+        closes = "decision" if wait is not None else f"{kind} by {by or login_name()}" if call is not None else ""
+        answer = await self._submit(Leave(run, item, now, wait, closes, call))
+        if isinstance(answer, Shut) and call is not None:
+            raise WaitClosed(f"run {run}: {seen_to(self.store, run, call, answer.how)}; nothing was changed")
         if isinstance(answer, Shut):
             raise WaitClosed(f"run {run}: {closed_by(self.store, run, wait or 0, answer.how)}; nothing was changed")
         if isinstance(answer, Over):

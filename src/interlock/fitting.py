@@ -99,14 +99,6 @@ def wait_for_approval(view: RunView, number: int | None = None) -> OpenWait:
     return waits[0]
 
 
-def wait_about(view: RunView, effect: int) -> OpenWait:
-    """The wait that asks whether an effect happened. Raises `WaitClosed`."""
-    for wait in view.waits:
-        if wait.why == "doubt" and wait.effect == effect:
-            return wait
-    raise WaitClosed(f"run {view.id} asks nothing about effect {effect}")
-
-
 def check_answer(wait: OpenWait, outcome: str, fields: Mapping[str, Json] | None) -> dict[str, Json]:
     """The fields as the run will find them. Raises `BadInput` for an outcome that the wait doesn't take, or fields that
     this outcome doesn't."""

@@ -13,6 +13,7 @@ from interlock.engine.parked import RESTORED
 from interlock.engine.rows import row_of_call
 from interlock.errors import BadInput, DamagedStore, StoreError, WaitClosed
 from interlock.history import chain, payloads
+from interlock.history.calls import Queued
 from interlock.history.deeds import Plan, plan
 from interlock.history.events import Event, RunStarted, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
@@ -92,10 +93,23 @@ class RunView:
             "waiting": [wait_json(wait) for wait in self.waits],
             "forked_from": {**self.forked_from} or None,
             "rolling_back_to": self.state.rollback[0] if self.state.rollback else None,
+            "calls": [call_json(int(effect), call) for effect, call in self.state.calls.items()],
             "in_doubt": sorted(int(number) for number in self.state.doubts),
             "created_at": self.row.created_at,
             "changed_at": self.row.changed_at,
         }
+
+
+def call_json(effect: int, call: Queued) -> dict[str, Json]:
+    """A call on the queue."""
+    return {
+        "effect": effect,
+        "status": call.status,
+        "tool": call.tool,
+        "attempt": call.attempt,
+        "due": call.due,
+        "redoes": call.redoes,
+    }
 
 
 def wait_json(wait: OpenWait) -> dict[str, Json]:

@@ -125,7 +125,7 @@ def ends_once(log: list[e.Event]) -> None:
     if ends:
         redone = {event.again for event in log if isinstance(event, e.CallRedone)}
         for event in log[ends[0] + 1 :]:
-            cleared = isinstance(event, e.DoubtCleared) and event.way == "evidence"
+            cleared = isinstance(event, e.DoubtCleared) and event.way in ("evidence", "person")
             late = isinstance(event, e.EvidenceRecorded | e.Overrun | e.AnswerDropped | e.TakenOver)
             called = isinstance(event, e.CallRedone | e.CallDropped | e.RedoRefused)
             again = getattr(event, "effect", None) in redone

@@ -29,9 +29,10 @@ from interlock.cli.options import (
 from interlock.cli.show import done_again
 from interlock.cli.wording import value, visible
 from interlock.client import Client
+from interlock.dead import who_asks
 from interlock.deciding import to_answer
 from interlock.errors import WaitClosed
-from interlock.fitting import check_answer, extension, wait_about
+from interlock.fitting import check_answer, extension
 from interlock.machine.outcomes import EXHAUSTED
 from interlock.reading import RunView, read_run
 from interlock.store.protocol import Left, Store
@@ -139,7 +140,7 @@ def clear(
     answered = None if result is None else _json(result)
     with reading(store) as found:
         view = read_run(found, run)
-        wait_about(view, effect)
+        who_asks(view, effect)
         agree(f"say that effect {effect} of {title(found, view)} {_did(happened)}, as {actor(by)}", yes)
     with changing(store) as client:
         said = client.clear(view.id, effect, happened=happened, result=answered, by=by, reason=reason)

@@ -36,6 +36,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "deny": ("approvals", "Say no to it: the call isn't made."),
     "extend": ("answers", "Raise a run's ceilings; it goes on from exactly there."),
     "clear": ("answers", "Say whether an effect in doubt happened."),
+    "redo": ("redo", "Make a dead call again."),
+    "drop": ("redo", "Take a dead call off the list."),
     "signal": ("answers", "Tell a run something from a system."),
     "pause": ("control", "Start no further effect."),
     "resume": ("control", "Let paused runs go on."),

@@ -10,11 +10,14 @@ import click
 
 from interlock.canonical import Json
 from interlock.cli import breakers
+from interlock.cli.calls import headline as dead_headline
 from interlock.cli.log import plain
 from interlock.cli.options import named, print_json, reading, shared, short_id
 from interlock.cli.story import amount, path, repeated_by_retry, tell
 from interlock.cli.wording import apart, duration, money, quantity, share, value, visible
+from interlock.dead import dead_calls_of
 from interlock.handover import HandOver, because, hand_overs
+from interlock.history.calls import DEAD
 from interlock.history.events import Event, RunStarted, Transitioned
 from interlock.policy.breaker import Breaker
 from interlock.reading import OpenWait, RunView, read_events, read_run
@@ -73,6 +76,7 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
         ("why", _why(view, history)),
         ("stuck", _stuck(store, view)),
         ("spent", spent(view)),
+        *(("dead", dead_headline(call, time.time())) for call in dead_calls_of(store, view.id)),
         ("path", path(history)),
         (
             "breaker",
@@ -215,6 +219,9 @@ def next_steps(store: Store, view: RunView, short: str) -> Iterator[str]:
 def _steps(view: RunView, short: str, dead: bool) -> Iterator[str]:
     for wait in view.waits:
         yield from _answers(wait, short, len(view.waits) > 1)
+    for call in view.state.calls:
+        if view.state.calls[call].status == DEAD:
+            yield f"redo|drop {short} {call}"
     if view.status == "paused":
         yield f"resume {short}"
     if any(wait.why == "budget" or wait.outcome in ("budget_spent", "limit_reached") for wait in view.waits):

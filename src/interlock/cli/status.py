@@ -10,11 +10,13 @@ import click
 from interlock.canonical import Json
 from interlock.cli.breakers import as_document as breaker_document
 from interlock.cli.breakers import open_breakers, standing
+from interlock.cli.calls import headline as dead_headline
 from interlock.cli.options import named, print_json, reading, short_id
 from interlock.cli.show import ceiling_share
 from interlock.cli.waiting import as_document as wait_document
 from interlock.cli.waiting import headline, open_waits
 from interlock.cli.wording import duration, money, visible
+from interlock.dead import dead_calls
 from interlock.machine.limits import dollars
 from interlock.reading import read_run
 from interlock.store.protocol import RunFilter, RunRow, Store, WorkerRow
@@ -45,6 +47,7 @@ def _document(store: Store, store_name: str) -> dict[str, Json]:
         "waiting": [wait_document(machine, wait) for machine, wait in open_waits(store)],
         "stuck": [stuck_document(each) for each in stuck if not each.stranded],
         "stranded": [stuck_document(each) for each in stuck if each.stranded],
+        "dead_calls": [call.as_json() for call in dead_calls(store)],
         "nearly_spent": [{"run": row.id, "used": used, "what": what} for row, used, what in _nearly_spent(store, rows)],
         "breakers": [breaker_document(each) for each in open_breakers(store)],
         "workers": [_worker(worker) for worker in store.workers()],
@@ -89,16 +92,22 @@ def _print(store: Store, store_name: str) -> None:
     _section("stuck", [_stuck(store, each) for each in stuck if not each.stranded])
     _section("stranded", [_stuck(store, each) for each in stuck if each.stranded])
     _section("open breakers", [f"{visible(each.name, 60)}  {standing(each)}" for each in open_breakers(store)])
+    dead = dead_calls(store)
+    _section(
+        "dead calls", [f"{_named(store, call.machine, call.run)}  {dead_headline(call, now / 1000)}" for call in dead]
+    )
     _section("nearly spent", [f"{_run(store, row)}  {what} ({used:.0%})" for row, used, what in nearly])
     failed = [row for row in rows if row.status == "failed" and row.changed_at > now - HOUR_MS]
     _section("failed in the last hour", [f"{_run(store, row)}  {visible(row.reason, 80)}" for row in failed])
-    click.echo(f"next  interlock {'  | '.join(_next_steps(store, rows, bool(waits)))}")
+    click.echo(f"next  interlock {'  | '.join(_next_steps(store, rows, bool(waits), bool(dead)))}")
 
 
-def _next_steps(store: Store, rows: list[RunRow], waits: bool) -> Iterator[str]:
+def _next_steps(store: Store, rows: list[RunRow], waits: bool, dead: bool) -> Iterator[str]:
     """Commands that make sense now, the most urgent first."""
     if waits:
         yield "waiting"
+    if dead:
+        yield from ("redo RUN EFFECT", "drop RUN EFFECT")
     if any(row.status == "ready" for row in rows) and not _living(store):
         yield "work TARGET"
     if not waits:
@@ -124,7 +133,11 @@ def _stuck(store: Store, each: Stuck) -> str:
 
 
 def _run(store: Store, row: RunRow) -> str:
-    return f"{visible(row.machine, 40)} {short_id(store, row.id)}"
+    return _named(store, row.machine, row.id)
+
+
+def _named(store: Store, machine: str, run: str) -> str:
+    return f"{visible(machine, 40)} {short_id(store, run)}"
 
 
 def _section(title: str, lines: list[str]) -> None:

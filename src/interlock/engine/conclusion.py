@@ -86,8 +86,9 @@ def _stalled(run: LiveRun, ended: Ended, print_: str | None) -> Ended | None:
 
 def _print(run: LiveRun, ended: Ended) -> str | None:
     """Fingerprint of a turn: its outcome, its tools with arguments and results, its changes. None: it did nothing."""
-    called = [c for _, c in run.journal if isinstance(c, e.ToolCalled) and c.attempt == 1]
-    returned = [r for _, r in run.journal if isinstance(r, e.ToolReturned)]
+    beside = {c.again for _, c in run.journal if isinstance(c, e.CallRedone)}  # a person's doing, and no turn's
+    called = [c for _, c in run.journal if isinstance(c, e.ToolCalled) and c.attempt == 1 and c.redoes is None]
+    returned = [r for _, r in run.journal if isinstance(r, e.ToolReturned) and r.effect not in beside]
     # In the order they were asked for: side by side, they begin and end in any.
     calls = [(c.tool, c.args) for c in sorted(called, key=attrgetter("effect"))]
     results = [r.value for r in sorted(returned, key=attrgetter("effect"))]
@@ -101,6 +102,6 @@ def _said(run: LiveRun) -> str:
     calls = [
         f"{c.tool}({', '.join(f'{value!r}' for value in c.args.values())})"
         for _, c in run.journal
-        if isinstance(c, e.ToolCalled) and c.attempt == 1
+        if isinstance(c, e.ToolCalled) and c.attempt == 1 and c.redoes is None
     ]
     return ", ".join(calls)[:200] or "the same reply"

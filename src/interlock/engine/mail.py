@@ -106,6 +106,20 @@ def _cancel(run: LiveRun, item: InboxItem) -> None:
     run.add(e.Cancelled(by=item.body["by"], reason=item.body.get("reason", ""), inbox=item.id))
 
 
+def _clear(run: LiveRun, item: InboxItem) -> None:
+    """A person's word about an effect in doubt that nobody asks about, as when the run has ended."""
+    body = item.body
+    effect, happened = body["effect"], bool(body["happened"])
+    if str(effect) not in run.state.doubts:
+        _dropped(run, item)
+        return
+    for number, (_, why, _, _, _, about) in list(run.state.waiting.items()):
+        if why == "doubt" and about == effect:
+            run.add(e.WaitEnded(wait=int(number), how="cleared", by=body["by"]))
+    said = {"by": body["by"], "reason": body.get("reason", ""), "inbox": item.id}
+    run.add(e.DoubtCleared(effect=effect, way="person", happened=happened, value=body.get("result"), **said))
+
+
 def _evidence(run: LiveRun, item: InboxItem) -> None:
     """A late result: it is the result if the attempt is still open, else it clears a doubt and corrects a charge."""
     late = e.from_json(item.body)
@@ -171,8 +185,9 @@ _READERS: dict[str, Callable[[LiveRun, InboxItem], None]] = {
     "evidence": _evidence,
     "redo": take_redo,
     "drop": take_drop,
+    "clear": _clear,
     "unreadable": _unreadable,
 }
 
-_AFTER_THE_END = frozenset({"evidence", "redo", "drop", "unreadable"})
+_AFTER_THE_END = frozenset({"evidence", "redo", "drop", "clear", "unreadable"})
 """What still means something to a run that has ended."""

@@ -15,6 +15,7 @@ from interlock.engine.attempts import ToolEffect
 from interlock.engine.desk import Broken, Desk
 from interlock.engine.effects import Effects, tools_of
 from interlock.engine.live_run import Interrupted, LiveRun
+from interlock.engine.raised import RAISED, told
 from interlock.engine.world import World
 from interlock.errors import BadInput, EffectFailed, StaleLease, StoreError
 from interlock.history import events as e
@@ -159,7 +160,16 @@ async def _one(desk: RedoDesk, number: int) -> None:
         args: dict[str, Json] = tool.check(intent.args)
         effect = ToolEffect(tool, args, desk.deps, desk.world.offload, digest=intent.digest, redoes=call.redoes)
         await Effects(desk, 0).see_through(effect, number, desk.journal.entries.get(number))
+    except (StaleLease, Interrupted, StoreError):
+        raise
     except (EffectFailed, BadInput) as failed:
-        left = run.state.calls.get(str(number))
-        if left is not None and left.status == DUE:
-            desk.add(e.RedoRefused(effect=number, why=str(failed)[:500]))
+        _not_made(desk, number, str(failed))
+    except RAISED as raised:  # a schema with a bug, say: it mustn't keep the run from being given back
+        _not_made(desk, number, told(raised))
+
+
+def _not_made(desk: RedoDesk, number: int, why: str) -> None:
+    """What stood in its way, if its own events don't say it."""
+    left = desk.run.state.calls.get(str(number))
+    if left is not None and left.status == DUE:
+        desk.add(e.RedoRefused(effect=number, why=why[:500]))

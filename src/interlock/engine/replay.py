@@ -156,7 +156,7 @@ class _Replay:
         return Replayed(run.id, self.turns, len(run.log), found)
 
     async def _turn(self, events: Stretch) -> Divergence | None:
-        if self.run.state.rollback:  # a person's doing, and no code's but that of tools
+        if self.run.state.rollback or self.run.ended:  # a person's doing, and no code's but that of tools
             self._take(events)
             return None
         self.turns += 1

@@ -55,6 +55,7 @@ WAIT: Moves = (
     ("open", "wait_ended", "closed by the timer"),
     ("open", "wait_ended", "closed by an extension"),
     ("open", "wait_ended", "closed by evidence"),
+    ("open", "wait_ended", "closed by what somebody said of its effect"),
     ("open", "wait_ended", "closed by a cancel"),
     ("open", "wait_ended", "closed by a rollback"),
 )

@@ -344,7 +344,7 @@ class Refused(Struct, frozen=True, gc=False):
 class Leave(Struct, frozen=True, gc=False):
     """Leave something in a run's inbox. With `wait`, close that wait by compare-and-set first (`closes` says how:
     decision or signal): accepted means that this one won. A decision after the due time is refused. With `call`, that
-    dead call must not have been seen to by anybody (`closes` says what is done about it, and who does): the same.
+    call must be dead (for a `clear`: in doubt) and nobody have seen to it (`closes` says what is done, and by whom).
 
     Answers: `Left`, `Shut` (the wait or call is closed, due or unknown), `Over` (the run has ended; it then takes only
     late results, and what is said of its calls).

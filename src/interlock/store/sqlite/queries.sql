@@ -392,12 +392,12 @@ INSERT INTO call (run, effect, status, tool, way, attempt, seq, limited, fence, 
 VALUES (?1, ?2, 'reserved', ?3, ?4, ?5, 0, 1, ?6, ?7)
 ON CONFLICT (run, effect) DO UPDATE SET limited = 1, reserved = ?7;
 
--- dead_call --
--- Has anybody seen to this dead call?
-SELECT asked FROM call WHERE run = ?1 AND effect = ?2 AND status = 'dead';
+-- call_to_see_to --
+-- Has anybody said what becomes of this call?
+SELECT asked FROM call WHERE run = ?1 AND effect = ?2 AND status = ?3;
 
--- ask_call --
--- Who comes first says what becomes of a dead call.
+-- see_to_call --
+-- Who comes first says it.
 UPDATE call SET asked = ?3 WHERE run = ?1 AND effect = ?2;
 
 -- claimable_redone --

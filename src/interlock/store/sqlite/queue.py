@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from interlock.store.protocol import Answer, CallRow, Commit, Later, Reserve, Reserved, Stale
+from interlock.store.protocol import Answer, CallRow, Commit, Later, Leave, Reserve, Reserved, Stale
 from interlock.store.sqlite.queries import queries
 
 
@@ -60,14 +60,15 @@ class Queue:
         at: Any = self._run(self._sql["start_that_counts"], (asked.tool, asked.rate - 1)).get
         return None if at is None else Later(at + asked.per_ms, full=False)
 
-    def close(self, run: int, effect: int, how: str) -> str:
-        """Say for somebody what becomes of a dead call; else who said so first."""
-        row = self._run(self._sql["dead_call"], (run, effect)).fetchone()
+    def close(self, run: int, leave: Leave) -> str:
+        """Say for somebody what becomes of a dead call, or of one in doubt; else who said so first."""
+        status = "in doubt" if leave.item.kind == "clear" else "dead"
+        row = self._run(self._sql["call_to_see_to"], (run, leave.call, status)).fetchone()
         if row is None:
             return "unknown"
         if row[0]:
             return str(row[0])
-        self._run(self._sql["ask_call"], (run, effect, how))
+        self._run(self._sql["see_to_call"], (run, leave.call, leave.closes or leave.item.kind))
         return ""
 
 

@@ -54,7 +54,7 @@ from interlock.store.sqlite.queue import Queue
 from interlock.store.sqlite.reads import Reads
 
 FINAL = frozenset({"completed", "failed", "cancelled"})
-AFTER_THE_END = frozenset({"evidence", "redo", "drop"})
+AFTER_THE_END = frozenset({"evidence", "redo", "drop", "clear"})
 """What an ended run still takes: late results, and what people say of its calls."""
 
 
@@ -236,7 +236,7 @@ class Writes:
             if shut:
                 return Shut(shut)
         if leave.call is not None:
-            shut = self._queue.close(number, leave.call, leave.closes or leave.item.kind)
+            shut = self._queue.close(number, leave)
             if shut:
                 return Shut(shut)
         item = leave.item
