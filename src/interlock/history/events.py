@@ -334,7 +334,7 @@ class WaitOpened(Event, frozen=True, kw_only=True):
 
 
 class WaitEnded(Event, frozen=True, kw_only=True):
-    """A wait was closed, once: by `decision`, `signal`, `timer`, `extend`, `evidence`, `rollback` or `cancel`, or because
+    """A wait was closed, once: by `decision`, `signal`, `timer`, `extend`, `evidence`, `rollback`, `cancel`, or because
     somebody `cleared` the doubt that it asks about."""
 
     wait: int
