@@ -283,14 +283,6 @@ class ToolEffect(Struct):
     def turn_to(self, run: LiveRun, at: int) -> None:
         """There is no other."""
 
-    @property
-    def is_async(self) -> bool:
-        return self.tool.is_async
-
-    def act(self, call: Call[Any], **arguments: Any) -> Any:
-        """What is done outside, and nothing else."""
-        return self.tool.function(call, **arguments)
-
     def dump(self, value: Any) -> Json:
         return self.tool.dump(value)
 
@@ -320,21 +312,12 @@ class ToolEffect(Struct):
     async def perform(self, run: LiveRun, effect: int, attempt: int, hold: Hold, sending: Sending) -> ToolReturned:
         call = self.call(run, effect, attempt)
 
-        def send(**arguments: Any) -> Any:
-            sending.begin()
-            return self.act(call, **arguments)
-
         def late(value: Any) -> None:  # a plain function ended after its time: what it says is evidence, not a result
             with contextlib.suppress(BadInput):
                 leave_evidence(run.world, run.id, run.fence, self._returned(effect, attempt, value, hold.nanousd))
 
         try:
-            if isinstance(self.tool, ServerTool) and self.undoes is None:
-                value = await self._served(self.tool, run, call, sending, late)
-            elif self.tool.isolate and run.world.isolate is not None:
-                value = await self._apart(run.world.isolate(self.tool, call, copied(self.args)), sending, late)
-            else:
-                value = await self._invoke(send, self.is_async, late)
+            value = await self.act(run, call, sending, late)
         except AttemptError:
             raise
         except NotDone as said:
@@ -350,6 +333,19 @@ class ToolEffect(Struct):
             return self._returned(effect, attempt, value, hold.nanousd)
         except BadInput as wrong:
             raise AttemptError("malformed", str(wrong), False, True, True) from wrong
+
+    async def act(self, run: LiveRun, call: Call[Any], sending: Sending, late: Callable[[Any], None]) -> Any:
+        """What is done outside: by a server, in a process of its own, or here."""
+        if isinstance(self.tool, ServerTool):
+            return await self._served(self.tool, run, call, sending, late)
+        if self.tool.isolate and run.world.isolate is not None:
+            return await self._apart(run.world.isolate(self.tool, call, copied(self.args)), sending, late)
+
+        def send(**arguments: Any) -> Any:
+            sending.begin()
+            return self.tool.function(call, **arguments)
+
+        return await self.invoke(send, self.tool.is_async, late)
 
     async def _served(
         self, tool: ServerTool, run: LiveRun, call: Call[Any], sending: Sending, late: Callable[[Any], None]
@@ -377,9 +373,9 @@ class ToolEffect(Struct):
         probe = self.tool.probe
         assert probe is not None  # only checkable tools are probed
         ask = partial(probe, self.call(run, effect, attempt))
-        return await self._invoke(ask, inspect.iscoroutinefunction(probe))
+        return await self.invoke(ask, inspect.iscoroutinefunction(probe))
 
-    async def _invoke(
+    async def invoke(
         self, function: Callable[..., Any], is_async: bool, late: Callable[[Any], None] | None = None
     ) -> Any:
         arguments = self.tool.revive(copied(self.args))

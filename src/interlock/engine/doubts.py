@@ -34,7 +34,7 @@ async def clear(desk: Desk, effect: ToolEffect, entry: Entry) -> bool:
     if not (effect.way == Way.PROBE and await _probed(desk, effect, entry)):
         if desk.unattended or _has_a_destination(desk):
             raise EffectFailed("in_doubt", f"{effect.name} may or may not have happened (effect {entry.effect})")
-        await ask_person(desk, entry, effect.tool)
+        await ask_person(desk, entry, effect.tool if effect.undoes is None else None)
     return False
 
 

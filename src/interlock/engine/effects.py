@@ -22,7 +22,7 @@ from interlock.engine.live_run import Interrupted, leave_evidence
 from interlock.engine.prospects import lead, leads
 from interlock.engine.queue import Place, take_place
 from interlock.errors import BadInput, EffectFailed, StaleLease, StoreError
-from interlock.history.events import AttemptFailed, CallPrevented, DoubtCleared, ToolCalled, WaitOpened, Warned
+from interlock.history.events import AttemptFailed, CallPrevented, DoubtCleared, Event, ToolCalled, WaitOpened, Warned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
@@ -366,7 +366,7 @@ class Effects:
                 nanousd=nanousd if failed.billed else 0,
                 retry_at=self.run.now + int(delay * 1000) if again else None,
                 final=final,
-                dead=final and not doubt and isinstance(entry.intent, ToolCalled) and _is_dead(failed),
+                dead=final and not doubt and _may_be_dead(entry.intent) and _is_dead(failed),
             )
         )
         self.run.soon()
@@ -450,6 +450,11 @@ class Effects:
             attempts = (e for e in self.run.history() if isinstance(e, ToolCalled) and e.effect == number)
             known.first_at = min(attempt.at for attempt in attempts)
         return known
+
+
+def _may_be_dead(intent: Event) -> bool:
+    """Of what fails in a rollback, a person decides there and then."""
+    return isinstance(intent, ToolCalled) and intent.undoes is None
 
 
 def _is_dead(failed: AttemptError) -> bool:

@@ -21,7 +21,7 @@ from interlock.engine.live_run import LiveRun
 from interlock.engine.parked import RESTORED
 from interlock.engine.people import RETRY, escalation
 from interlock.engine.record import load_record
-from interlock.engine.undo import Undoing, undo_digest, undo_name
+from interlock.engine.undo import Undoing, undo_name
 from interlock.errors import BadInput, EffectFailed
 from interlock.history import events as e
 from interlock.history.deeds import Deed, Log, Plan, deeds_of, plan
@@ -152,8 +152,7 @@ class _Rollback:
         self._look()
 
     def _standing(self) -> list[Deed]:
-        """What is to be taken back or accepted, newest first; also what this rollback has taken back already, so that
-        its journal is asked for all that it holds."""
+        """What is to be taken back or accepted, newest first; also what this rollback has taken back already."""
         since, begun = self.then.turn_seq, self.run.state.rollback[1]
         return [
             deed
@@ -192,11 +191,13 @@ class _Rollback:
         return False
 
     async def _ask(self, deed: Deed, time: int, failed: EffectFailed) -> None:
-        """Return when a person has said `retry` to this very failure; else ask, and wait."""
-        asked, tried = self._last_asked(deed), self._tried(deed, time)
+        """Return when a person has said `retry` to a try that is over and surely did nothing: the next one is another
+        effect. Else ask, and wait: what may have happened is tried on under its own key."""
+        asked, tried = self._last_asked(deed), self.effects.tried(deed, time)
         if asked is not None and asked[2] is None:
             await self.desk.park()
-        if asked is not None and tried is not None and asked[1] > tried:
+        over = tried is not None and not tried.under_way and not self.effects.in_doubt(tried)
+        if asked is not None and tried is not None and over and asked[1] > tried.seq:
             return
         await self._open(deed, failed)
 
@@ -220,11 +221,6 @@ class _Rollback:
     def _last_asked(self, deed: Deed) -> tuple[e.WaitOpened, int, e.WaitEnded | None] | None:
         waits = [w for w in self.desk.journal.waits.values() if w[0].why == "undo" and w[0].effect == deed.effect]
         return waits[-1] if waits else None
-
-    def _tried(self, deed: Deed, time: int) -> int | None:
-        """The event of the last attempt of one try. None: it didn't come to any."""
-        digest = undo_digest(deed, time)
-        return next((entry.seq for entry in self.desk.journal.entries.values() if entry.intent.digest == digest), None)
 
     def _check_survivable(self) -> None:
         """Raises `EffectFailed` when the last attempts took their workers down, until a person says to try again."""

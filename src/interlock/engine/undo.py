@@ -6,17 +6,20 @@ In doubt it is done again under that key, as often as attempts allow; then a per
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from interlock.canonical import Json, as_stored, copied, fingerprint
-from interlock.engine.attempts import ToolEffect
+from interlock.engine import doubts
+from interlock.engine.attempts import Sending, ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects, tools_of
 from interlock.engine.journal import Entry
-from interlock.errors import BadInput, EffectFailed
+from interlock.engine.live_run import Interrupted, LiveRun
+from interlock.errors import BadInput, EffectFailed, StaleLease, StoreError
 from interlock.history.deeds import Deed
 from interlock.history.events import ToolCalled
 from interlock.machine.tools import Call, Way
@@ -55,12 +58,18 @@ class UndoEffect(ToolEffect):
         return False  # whoever rolls back has said so
 
     @property
-    def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.tool.undo)
+    def limited(self) -> bool:
+        return False  # limits are the tool's own, and a rollback doesn't queue
 
-    def act(self, call: Call[Any], **arguments: Any) -> Any:
-        assert self.tool.undo is not None  # else nobody makes one
-        return self.tool.undo(call, self._known(), **arguments)
+    async def act(self, run: LiveRun, call: Call[Any], sending: Sending, late: Callable[[Any], None]) -> Any:
+        undo, known = self.tool.undo, self._known()
+        assert undo is not None  # else nobody makes one
+
+        def send(**arguments: Any) -> Any:
+            sending.begin()
+            return undo(call, known, **arguments)
+
+        return await self.invoke(send, inspect.iscoroutinefunction(undo), late)
 
     def _known(self) -> Any:
         try:
@@ -88,10 +97,29 @@ class Undoing(Effects):
 
         Raises `EffectFailed`.
         """
+        entry = self.tried(deed, time)
+        if entry is not None and entry.result is not None:
+            return
+        if entry is not None and entry.prevented is not None:
+            if self.in_doubt(entry):
+                await doubts.ask_person(self.desk, entry, None)
+            raise EffectFailed(entry.prevented.outcome, entry.prevented.why)
         tool = tools_of(self.run.machine).get(deed.tool)
         if tool is None or tool.undo is None:
             raise EffectFailed("error", f"{deed.tool} has no undo any more")
-        await self.carry_out(self._effect(deed, undo_digest(deed, time)))
+        number = self.run.next_effect() if entry is None else entry.effect
+        try:
+            await self.see_through(self._effect(deed, undo_digest(deed, time)), number, entry)
+        except (StaleLease, Interrupted, StoreError) as broken:
+            await self.desk.break_off(broken, settled=not isinstance(broken, StoreError))
+
+    def tried(self, deed: Deed, time: int) -> Entry | None:
+        """What is known of one try. None: it didn't come to anything that the log knows."""
+        digest = undo_digest(deed, time)
+        return next((entry for entry in self.desk.journal.entries.values() if entry.intent.digest == digest), None)
+
+    def in_doubt(self, entry: Entry) -> bool:
+        return str(entry.effect) in self.run.state.doubts
 
     async def clear(self, number: int) -> None:
         """Clear a doubt that an earlier turn left behind."""

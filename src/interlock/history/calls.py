@@ -112,6 +112,13 @@ def turn_ended(run: HasCalls) -> None:
             _put(run, int(key), None if call.way == "repeat" else replace(call, status=DEAD, due=None))
 
 
+def rolled_back(run: HasCalls, since: int) -> None:
+    """What failed for good in the turns that are undone, or while they were, isn't to be done again."""
+    for key, call in list(run.calls.items()):
+        if call.status in (DEAD, DUE) and call.seq > since:
+            _put(run, int(key), None)
+
+
 def cancelled(run: HasCalls) -> None:
     """What was due falls away with the run; a redone call that hadn't begun is dead as before."""
     for key, call in list(run.calls.items()):

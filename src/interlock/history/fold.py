@@ -410,6 +410,7 @@ def _rolled_back(run: RunState, seq: int, event: e.RolledBack) -> None:
     run.prints = {state: list(known) for state, known in event.prints.items()}
     run.signals = {name: list(arrived) for name, arrived in event.signals.items()}
     run.wrapping = event.wrapping
+    calls.rolled_back(run, event.since)
     _rollback_over(run, seq, f"rolled back to turn {event.to}")
 
 
@@ -421,6 +422,7 @@ def _gone_back(thread: Conversation, since: int, seq: int) -> Conversation:
 
 
 def _rollback_given_up(run: RunState, seq: int, event: e.RollbackGivenUp) -> None:
+    calls.rolled_back(run, run.rollback[1])
     _rollback_over(run, seq, f"the rollback to turn {event.to} was given up")
 
 
