@@ -24,7 +24,7 @@ LINES = [
     ["store.protocol", "agent"],
     ["engine"],
     ["store", "isolation"],  # the rest of store: the concrete ones
-    ["bootstrap", "reading", "stuck"],
+    ["bootstrap", "reading", "stuck", "webhook"],
     ["worker", "fitting", "dead"],
     ["deciding", "handover", "forking"],
     ["client"],  # `run()` for scripts brings a worker along

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from interlock.machine.tools import Call, Happened, tool
     from interlock.machine.turn import Reply, Turn
     from interlock.machine.window import Window
+    from interlock.webhook import Webhook
     from interlock.worker import Worker
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "interlock.machine.tools": ("Call", "Happened", "tool"),
     "interlock.machine.turn": ("Reply", "Turn"),
     "interlock.machine.window": ("Window",),
+    "interlock.webhook": ("Webhook",),
     "interlock.worker": ("Worker",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -81,6 +83,7 @@ __all__ = [
     "Turn",
     "UnknownRun",
     "WaitClosed",
+    "Webhook",
     "Window",
     "Worker",
     "ask",

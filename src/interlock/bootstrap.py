@@ -18,6 +18,7 @@ from interlock.agent.providers import ProviderModels
 from interlock.clock import Clock, SystemClock
 from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Committer, InlineCommitter, ThreadCommitter
+from interlock.engine.delivery import Notifier
 from interlock.engine.inline import at_once as at_once
 from interlock.engine.raised import bearable
 from interlock.engine.timing import Timing
@@ -190,6 +191,7 @@ def open_world(
     timing: Timing | None = None,
     breaker: Terms | None = None,
     clock: Clock | None = None,
+    notifier: Notifier | None = None,
 ) -> World:
     """A world for production: system time, a writer thread, real providers unless others are given."""
     if LOADING in os.environ:
@@ -211,6 +213,7 @@ def open_world(
         model=model,
         isolate=Isolation(clock),
         breakers=Breakers(breaker),
+        notifier=notifier,
     )
 
 

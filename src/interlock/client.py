@@ -21,6 +21,7 @@ from interlock.bootstrap import Threads, open_world
 from interlock.canonical import Json, fingerprint, in_key_order
 from interlock.dead import DeadCall, dead_call, dead_calls, seen_to, who_asks
 from interlock.deciding import closed_by, to_answer
+from interlock.engine.delivery import Notifier
 from interlock.engine.live_run import account_of, cell_of, row_of
 from interlock.engine.record import dump_record, load_record
 from interlock.engine.replay import Replayed, replay
@@ -116,7 +117,8 @@ class Client:
     models  where models are found, default the real providers; a single model answers for every name
     model   the name of a model that replaces every one that machines name
     prices  what models cost, over the built-in list
-    breaker  when the breaker of a model or tool opens, and for how long
+    breaker when the breaker of a model or tool opens, and for how long
+    notify  who is told when a run waits for a person or ends failed, as `Webhook(url, secret=...)`; for every worker
     An async context manager. Raises `StoreError` when the store can't be opened.
     """
 
@@ -129,11 +131,18 @@ class Client:
         prices: Mapping[str, Price] | None = None,
         timing: Timing | None = None,
         breaker: Terms | None = None,
+        notify: Notifier | None = None,
         world: World | None = None,
     ) -> None:
         found: Models | None = _as_models(models)
         self._world = world or open_world(
-            store, models=found, model=model, prices=prices, timing=timing, breaker=breaker
+            store,
+            models=found,
+            model=model,
+            prices=prices,
+            timing=timing,
+            breaker=breaker,
+            notifier=notify,
         )
         self._owns_world = world is None
         self._ceilings: dict[int, tuple[Definition[Any, Any], Amounts]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,8 +17,9 @@ from interlock.history.calls import Queued
 from interlock.history.deeds import Plan, plan
 from interlock.history.events import Event, RunStarted, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
+from interlock.history.notices import notice_id, notice_of
 from interlock.machine.limits import Amounts, dollars
-from interlock.store.protocol import CallRow, RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
+from interlock.store.protocol import CallRow, NoticeRow, RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,21 @@ def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken 
     for what, kept, folded in _compared(store, row, state, start, opened):
         if kept != folded:
             return Broken(row.id, row.seq, f"the {what} differs from what the log says")
+    for notice in store.notices(all=True, run=row.number):
+        if not _is_said_by(events, row, notice, lambda stored: event_in(stored.body, fetch)):
+            return Broken(row.id, notice.seq, f"notice {notice.id} says what its event doesn't")
     return None
+
+
+def _is_said_by(
+    events: list[StoredEvent], row: RunRow, notice: NoticeRow, event_of: Callable[[StoredEvent], Event]
+) -> bool:
+    """Whether a notice in the outbox is what its event has somebody told. One made after we read can't be known."""
+    if notice.seq > len(events):
+        return row.seq < notice.seq
+    stored = events[notice.seq - 1]
+    expected = notice_id(row.id, notice.seq, stored.hash), notice_of(row.id, row.machine, event_of(stored))
+    return (notice.id, notice.body) == expected
 
 
 def _proven_payload(store: Store, digest: bytes) -> bytes:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from interlock.bootstrap import HasWorld
+from interlock.engine.delivery import Delivery
 from interlock.engine.live_run import LiveRun
 from interlock.engine.orchestrator import Orchestrator
 from interlock.errors import BadInput, InterlockError, StaleLease, StoreError
@@ -32,6 +33,10 @@ LEAKS_MAX = 32
 
 BLOCKED_SECONDS = 5.0
 """A loop that hasn't turned for so long is blocked by some handler; the watchdog names it."""
+
+
+FINISH_SECONDS = 1.0
+"""What a worker that stops gives its notices, however long its runs took."""
 
 
 class Worker:
@@ -83,6 +88,7 @@ class Worker:
         self._on_worn = on_worn
         self._watch = watch
         self._watchdog: Watchdog | None = None
+        self._delivery: Delivery | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -104,6 +110,9 @@ class Worker:
             asyncio.create_task(self._claims(), name="claims"),
             asyncio.create_task(self._beats(), name="beats"),
         ]
+        if self.world.notifier is not None:
+            self._delivery = Delivery(self.world, self.world.notifier)
+            self._loops.append(asyncio.create_task(self._delivery.run(), name="notices"))
         listeners = getattr(self._host, "listeners", None)
         if listeners is not None:
             listeners.append(self.nudge)
@@ -137,8 +146,11 @@ class Worker:
             return
         self._stopping = self._orchestrator.draining = True
         self._wake.set()
+        until = self.world.clock.monotonic() + self._drain
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._drain)
+        if self._delivery is not None:
+            await self._delivery.finish(max(FINISH_SECONDS, until - self.world.clock.monotonic()))
         for task in [*self._tasks, *self._loops]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._loops, return_exceptions=True)
@@ -202,6 +214,8 @@ class Worker:
     def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         self._wake.set()
+        if self._delivery is not None:
+            self._delivery.nudge()
         gave_back = getattr(self._host, "gave_back", None)
         if gave_back is not None:
             gave_back(run_id)

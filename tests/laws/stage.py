@@ -69,7 +69,10 @@ class Cable(InlineCommitter):
 class Stage:
     """One scene: a store, a clock, and whoever works on them."""
 
-    def __init__(self, clock: ManualClock, store: Store, model: Any, seed: int, timing: Timing) -> None:
+    def __init__(
+        self, clock: ManualClock, store: Store, model: Any, seed: int, timing: Timing, notifier: Any = None
+    ) -> None:
+        self.notifier = notifier
         self.clock = clock
         self.store = store
         self.timing = timing
@@ -89,6 +92,7 @@ class Stage:
             price_of=lambda model, table: table.get(model, PRICE),
             offload=at_once,
             timing=self.timing,
+            notifier=self.notifier,
         )
 
     async def worker(
@@ -149,6 +153,7 @@ def on_stage(
     seed: int = 0,
     timing: Timing = Timing(),  # noqa: B008 - frozen
     path: Path | None = None,
+    notifier: Any = None,
 ) -> T:
     """Play a scene, then audit every run of its store; after the test each is replayed."""
     clock = ManualClock()
@@ -157,7 +162,7 @@ def on_stage(
     stages: list[Stage] = []
 
     async def play() -> T:
-        stage = Stage(clock, store, model, seed, timing)
+        stage = Stage(clock, store, model, seed, timing, notifier)
         stages.append(stage)
         try:
             return await scene(stage)

@@ -29,6 +29,7 @@ from interlock.history.events import (
     Event,
     ModelCalled,
     ModelReplied,
+    Paused,
     RollbackBegun,
     RollbackGivenUp,
     RolledBack,
@@ -41,6 +42,7 @@ from interlock.history.events import (
     to_json,
 )
 from interlock.history.fold import FINAL, Pointer, RunState, record_of, value_of, walk
+from interlock.history.notices import notice_id, notice_of
 from interlock.machine.limits import Amounts
 from interlock.machine.table import AnyMachine
 from interlock.policy.grants import union
@@ -55,6 +57,7 @@ from interlock.store.protocol import (
     InboxItem,
     Lease,
     Leave,
+    Notice,
     Refused,
     RowChange,
     Snapshot,
@@ -141,6 +144,7 @@ class LiveRun:
         self._opens: dict[int, Wait] = {}
         self._closes: list[tuple[int, str]] = []
         self._takes: list[str] = []
+        self._notices: dict[int, Notice] = {}  # by the event that they tell of
         self._guards: list[Guard] = []
         self._begins = self._ends = self._renews = False
 
@@ -199,7 +203,16 @@ class LiveRun:
         self._begins = True
         self._guards.append(guard_of(event, self.world.timing.grace))
 
+    def _tell(self, seq: int, event: Event) -> None:
+        """Have the outside told, in the commit of this event."""
+        if self.world.notifier is None:
+            return
+        body = notice_of(self.id, self.machine.name, event)
+        if body is not None:
+            self._notices[seq] = Notice(notice_id(self.id, seq, self._head), seq, body)
+
     def _open_wait(self, seq: int, event: WaitOpened) -> None:
+        self._tell(seq, event)
         self._opens[event.wait] = Wait(
             run=self.number,
             number=event.wait,
@@ -214,12 +227,15 @@ class LiveRun:
 
     def _end_wait(self, seq: int, event: WaitEnded) -> None:
         if event.wait in self._opens:
-            self._opens[event.wait] = replace(self._opens[event.wait], closed=event.how)
+            self._opens[event.wait] = opened = replace(self._opens[event.wait], closed=event.how)
+            self._notices.pop(opened.seq, None)  # it was over before anybody could be told
         elif event.how != "decision":  # whoever decided has closed the row already
             self._closes.append((event.wait, event.how))
 
     def _end_turn(self, seq: int, event: Transitioned) -> None:
         self._ends = self._ends or event.status is not None
+        if event.status is not None:
+            self._tell(seq, event)
         if self.talking is not None:
             self.conversations[self.talking].extend(self.journal)
             self.talking = None
@@ -396,6 +412,7 @@ class LiveRun:
             payloads=tuple(self._payloads.items()),
             calls=calls,
             calls_over=calls_over,
+            notices=tuple(self._notices.values()) if self._notices else (),
             begins=self._begins,
             ends=self._ends,
             renews=self._renews,
@@ -463,6 +480,7 @@ _FOLLOW: dict[type[Event], Callable[[LiveRun, int, Any], None]] = {
     WaitOpened: LiveRun._open_wait,
     WaitEnded: LiveRun._end_wait,
     Transitioned: LiveRun._end_turn,
+    Paused: LiveRun._tell,
     RollbackBegun: LiveRun._leave_turn,
     RollbackGivenUp: LiveRun._leave_turn,
     RolledBack: LiveRun._go_back,

@@ -17,6 +17,7 @@ class Timing:
     takeovers     take-overs within one turn after which the run is parked for a person; as many times may workers give
                   it back because what it would write is refused
     resubmit      before a commit that failed is submitted again; each time twice as long
+    notice_lease  how long a notice that is being sent is one worker's: longer than an attempt may take
     """
 
     linger: float = 0.003
@@ -28,6 +29,7 @@ class Timing:
     cancel_grace: float = 0.1
     takeovers: int = 3
     resubmit: float = 0.1
+    notice_lease: float = 60.0
 
     @property
     def beat(self) -> float:

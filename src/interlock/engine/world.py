@@ -19,6 +19,7 @@ from interlock.canonical import Json
 from interlock.clock import Clock
 from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Committer
+from interlock.engine.delivery import Notifier
 from interlock.engine.lines import Lines
 from interlock.engine.timing import Timing
 from interlock.machine.limits import Price
@@ -68,7 +69,8 @@ def _none() -> int:
 class World:
     """What the engine may touch. `model` replaces every model a machine names (None: as the machine says). `isolate`
     None: isolated tools are called as all others are, for virtual time, which knows no processes. `leaked` counts the
-    threads that plain functions never gave back."""
+    threads that plain functions never gave back.
+    `notifier` None: nobody is told of what happens, and the outbox stays as it is."""
 
     clock: Clock
     chance: Random
@@ -85,6 +87,7 @@ class World:
     isolate: Isolate | None = None
     lines: Lines = field(default_factory=Lines)
     leaked: Callable[[], int] = _none
+    notifier: Notifier | None = None
 
     def commit_id(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")

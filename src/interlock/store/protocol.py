@@ -142,6 +142,24 @@ class WorkerRow(Struct, frozen=True, gc=False):
     machines: tuple[tuple[str, str], ...] = ()  # (machine, shape) that it takes runs of
 
 
+class NoticeRow(Struct, frozen=True, gc=False):
+    """A notice in the outbox. `run` is the run's id; `message` what went wrong last; `by` and `reason` a person's."""
+
+    id: str
+    run: str
+    machine: str
+    seq: int
+    body: bytes
+    status: str  # due, sending, delivered, dead, dropped
+    attempts: int
+    due: int
+    message: str
+    by: str
+    reason: str
+    made_at: int
+    changed_at: int
+
+
 class Snapshot(Struct, frozen=True, gc=False):
     """A run as it lives now: enough to go on, whatever the length of its history."""
 
@@ -289,6 +307,14 @@ class Guard(Struct, frozen=True, gc=False):
     until: int = 0
 
 
+class Notice(Struct, frozen=True, gc=False):
+    """What somebody outside is to be told of event `seq`. `id` is what a receiver knows it by."""
+
+    id: str
+    seq: int
+    body: bytes
+
+
 class Commit(Struct, frozen=True, gc=False):
     """What happened to one run, as one fact. Compare-and-set on (run, worker, fence, seq = `after`).
 
@@ -298,7 +324,7 @@ class Commit(Struct, frozen=True, gc=False):
     afterwards. `closes`: (wait, how) closed by compare-and-set, else refused. `renews`: its cells are the whole record,
     every earlier one goes. `takes`: inbox ids consumed. `release`: the lease ends with this commit. `guards`: breakers
     that its intents pass, else refused. `calls`: rows of its queue as they now are; `calls_over`: effects whose calls
-    left it.
+    left it. `notices`: put into the outbox.
     """
 
     id: bytes
@@ -322,6 +348,7 @@ class Commit(Struct, frozen=True, gc=False):
     renews: bool = False
     release: bool = False
     guards: tuple[Guard, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 class Committed(Struct, frozen=True, gc=False):
@@ -459,13 +486,73 @@ class Later(Struct, frozen=True, gc=False):
     full: bool
 
 
+class TakeNotices(Struct, frozen=True, gc=False):
+    """Lease up to `limit` notices until `until`: those due, and those whose lease ran out. Answer: `Taking`."""
+
+    limit: int
+    at: int
+    until: int
+
+
+class TakenNotice(Struct, frozen=True, gc=False):
+    """A notice that is to be sent now, as attempt number `attempt`."""
+
+    number: int
+    id: str
+    body: bytes
+    attempt: int
+
+
+class Taking(Struct, frozen=True, gc=False):
+    notices: tuple[TakenNotice, ...]
+
+
+class SettleNotice(Struct, frozen=True, gc=False):
+    """How an attempt went: `delivered`, `due` (again, when `due` has come) or `dead`. Answer: `Done`, or `Stale` when
+    its lease ran out and somebody else has the row."""
+
+    number: int
+    attempt: int
+    status: str
+    due: int
+    message: str
+    at: int
+
+
+class DecideNotice(Struct, frozen=True, gc=False):
+    """A person has a dead notice sent again (`due`), or one that isn't delivered `dropped`. Answer: `Done`, or `Shut`
+    with how it stands."""
+
+    id: str
+    status: str
+    at: int
+    by: str
+    reason: str
+
+
 class Failed(Struct, frozen=True, gc=False):
     """This write raised; the others of its batch are not affected. `error` is a `StoreError`."""
 
     error: Exception
 
 
-Write = Start | Join | Part | Beat | Claim | Commit | Leave | Report | Probe | Trip | Reset | Reserve
+Write = (
+    Start
+    | Join
+    | Part
+    | Beat
+    | Claim
+    | Commit
+    | Leave
+    | Report
+    | Probe
+    | Trip
+    | Reset
+    | Reserve
+    | TakeNotices
+    | SettleNotice
+    | DecideNotice
+)
 Answer = (
     Started
     | Taken
@@ -482,6 +569,7 @@ Answer = (
     | Standing
     | Reserved
     | Later
+    | Taking
     | Failed
 )
 
@@ -537,6 +625,14 @@ class Store(Protocol):
 
     def breaker_log(self, name: str | None = None) -> list[Change]:
         """What happened to one breaker, or to all, oldest first."""
+        ...
+
+    def notices(self, *, all: bool = False, run: int | None = None) -> list[NoticeRow]:
+        """Notices that aren't done with, or all there ever were, oldest first; of one run (by number), or of every."""
+        ...
+
+    def next_notice(self) -> int | None:
+        """When the next notice is due, or the lease of one that is being sent runs out."""
         ...
 
     def strays(self) -> list[tuple[int, int]]:

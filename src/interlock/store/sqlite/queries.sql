@@ -421,3 +421,40 @@ WHERE call.status = 'dead' ORDER BY call.run, call.effect;
 -- Every call of some statuses, with its run.
 SELECT {call}, {run} JOIN call ON call.run = run.number
 WHERE call.status IN (SELECT value FROM json_each(?1)) ORDER BY call.run, call.effect;
+
+-- put_notice --
+-- Something to be said about a run.  (new) -> due
+INSERT INTO notice (id, run, seq, body, due, made_at, changed_at) VALUES (?1, ?2, ?3, CAST(?4 AS TEXT), ?5, ?5, ?5);
+
+-- take_notices --
+-- Lease what is due, or was leased by somebody who never came back.  due, sending -> sending
+UPDATE notice SET status = 'sending', attempts = attempts + 1, due = ?3, changed_at = ?1
+WHERE number IN (SELECT number FROM notice INDEXED BY notice_due
+                 WHERE status IN ('due', 'sending') AND due <= ?1 ORDER BY due LIMIT ?2)
+RETURNING number, id, CAST(body AS BLOB), attempts;
+
+-- settle_notice --
+-- How attempt ?2 went, unless its lease ran out and somebody else has taken the row.  sending -> delivered, due, dead
+UPDATE notice SET status = ?3, due = ?4, message = ?5, changed_at = ?6
+WHERE number = ?1 AND status = 'sending' AND attempts = ?2;
+
+-- decide_notice --
+-- A person has it sent again, or not at all.  dead -> due; dead, due -> dropped
+UPDATE notice SET status = ?2, attempts = 0, due = ?3, by = ?4, reason = ?5, changed_at = ?3
+WHERE id = ?1 AND (status = 'dead' OR (status = 'due' AND ?2 = 'dropped'));
+
+-- notice_status --
+-- How a notice stands.
+SELECT status FROM notice WHERE id = ?1;
+
+-- next_notice --
+-- When the next one is due.
+SELECT min(due) FROM notice INDEXED BY notice_due WHERE status IN ('due', 'sending');
+
+-- notices --
+-- Notices that aren't done with, or all, oldest first; of one run, or of all.
+SELECT notice.id, run.id, run.machine, notice.seq, CAST(body AS BLOB), notice.status, attempts, due, message, by,
+       notice.reason, made_at, notice.changed_at
+FROM notice JOIN run ON run.number = notice.run
+WHERE (?1 OR notice.status IN ('due', 'sending', 'dead')) AND (?2 IS NULL OR notice.run = ?2)
+ORDER BY notice.number;

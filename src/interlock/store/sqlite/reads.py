@@ -18,6 +18,7 @@ from interlock.store.protocol import (
     CallRow,
     Cell,
     InboxItem,
+    NoticeRow,
     RunFilter,
     RunRow,
     Snapshot,
@@ -103,6 +104,13 @@ class Reads:
 
     def breaker_log(self, name: str | None) -> list[Change]:
         return [Change(*row) for row in self._all("breaker_log", name)]
+
+    def notices(self, all: bool, run: int | None) -> list[NoticeRow]:
+        return [NoticeRow(*row) for row in self._all("notices", all, run)]
+
+    def next_notice(self) -> int | None:
+        due: int | None = self._value("next_notice")
+        return due
 
     def strays(self) -> list[tuple[int, int]]:
         return self._all("stray_events")

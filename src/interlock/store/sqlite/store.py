@@ -24,6 +24,7 @@ from interlock.store.protocol import (
     CallRow,
     Failed,
     Join,
+    NoticeRow,
     Part,
     RunFilter,
     RunRow,
@@ -172,6 +173,12 @@ class SqliteStore:
 
     def breaker_log(self, name: str | None = None) -> list[Change]:
         return self._read(lambda reads: reads.breaker_log(name))
+
+    def notices(self, *, all: bool = False, run: int | None = None) -> list[NoticeRow]:
+        return self._read(lambda reads: reads.notices(all, run))
+
+    def next_notice(self) -> int | None:
+        return self._read(lambda reads: reads.next_notice())
 
     def strays(self) -> list[tuple[int, int]]:
         return self._read(lambda reads: reads.strays())

@@ -23,6 +23,7 @@ from interlock.store.protocol import (
     Claim,
     Commit,
     Committed,
+    DecideNotice,
     Done,
     Failed,
     Join,
@@ -36,12 +37,14 @@ from interlock.store.protocol import (
     Report,
     Reserve,
     Reset,
+    SettleNotice,
     Shut,
     Stale,
     Start,
     Started,
     StoredEvent,
     Taken,
+    TakeNotices,
     Trip,
     Wait,
     Write,
@@ -49,6 +52,7 @@ from interlock.store.protocol import (
 from interlock.store.sqlite.breakers import Breakers
 from interlock.store.sqlite.claims import Claims
 from interlock.store.sqlite.locks import WorkerLocks
+from interlock.store.sqlite.outbox import Outbox
 from interlock.store.sqlite.queries import queries
 from interlock.store.sqlite.queue import Queue
 from interlock.store.sqlite.reads import Reads
@@ -74,6 +78,7 @@ class Writes:
         claims = Claims(self._run, locks, Reads(db, locks))
         self._breakers = breakers = Breakers(self._run)
         self._queue = Queue(self._run)
+        self._outbox = outbox = Outbox(db, self._run)
         self._kinds: dict[type[Write], Callable[[Any], Answer]] = {
             Start: self._start,
             Commit: self._commit,
@@ -87,6 +92,9 @@ class Writes:
             Trip: breakers.trip,
             Reset: breakers.reset,
             Reserve: self._queue.reserve,
+            TakeNotices: outbox.take,
+            SettleNotice: outbox.settle,
+            DecideNotice: outbox.decide,
         }
 
     def carry_out(self, write: Write) -> Answer:
@@ -168,6 +176,8 @@ class Writes:
         self._take(commit)
         if commit.calls or commit.calls_over:
             self._queue.keep(commit)
+        if commit.notices:
+            self._outbox.put(commit.run, commit.notices, commit.at)
         self._at_work[commit.worker] = commit.at
         stays = not mail and not commit.release and (status, wake_at) == (_held(commit), commit.row.wake_at)
         return Committed(self._move(commit, stays))
