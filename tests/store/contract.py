@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from interlock.canonical import sha256
 from interlock.errors import StoreError, UnknownRun
 from interlock.history.chain import first_break
 from interlock.machine.limits import Amounts
+from interlock.policy.breaker import Terms
 from interlock.store.protocol import (
     Account,
     Beat,
@@ -23,17 +25,23 @@ from interlock.store.protocol import (
     Committed,
     Done,
     Failed,
+    Guard,
     Leave,
     Left,
     Over,
     Part,
+    Probe,
     Refused,
+    Report,
+    Reset,
     RunFilter,
     Shut,
     Stale,
+    Standing,
     Started,
     Store,
     Taken,
+    Trip,
 )
 from tests.store.author import (
     ACCOUNT,
@@ -51,6 +59,9 @@ from tests.store.author import (
     status,
 )
 
+BREAKER = "model:openai:gpt-5-mini"
+TERMS = Terms()
+
 
 def parked(store: Store, run: str = "a1", due: int | None = None, kind: str = "person") -> Author:
     """A run that waits for a person, held by nobody."""
@@ -59,6 +70,18 @@ def parked(store: Store, run: str = "a1", due: int | None = None, kind: str = "p
     [answer] = store.write([author.commit(row, opens=(person_wait(due=due, kind=kind),), release=True)])
     assert answer == Committed(mail=False)
     return author
+
+
+def failed(at: int) -> Report:
+    """A call that was sent a moment before has failed."""
+    return Report(BREAKER, "failed", at, at - 1, TERMS, why="503")
+
+
+def open_breaker(store: Store) -> int:
+    """Five failures in a row; the time from which on there may be a probe."""
+    *_, answer = store.write([failed(NOW + n) for n in range(5)])
+    assert isinstance(answer, Standing) and answer.breaker.until is not None, answer
+    return answer.breaker.until
 
 
 def dump(store: Store) -> list[Any]:
@@ -661,3 +684,124 @@ class StoreContract:
         """A commit of one event with these fields."""
         after = author.seq
         return replace(author.commit(told=(author.event(**fields),)), after=after)
+
+    # -- breakers -----------------------------------------------------------------------------------------------------
+
+    def test_the_fifth_failure_in_a_row_opens_a_breaker_with_a_line_in_its_log(self, store: Store) -> None:
+        for n in range(5):
+            [answer] = store.write([failed(NOW + n)])
+            assert isinstance(answer, Standing)
+        assert (answer.breaker.state, answer.breaker.until) == ("open", NOW + 4 + 30_000)
+        assert store.breakers() == [answer.breaker]
+        [line] = store.breaker_log(BREAKER)
+        assert (line.what, line.state, line.at) == ("opened", "open", NOW + 4)
+        assert line.reason == "5 failures in a row, the last: 503"
+
+    def test_a_failure_is_forgotten_when_a_later_call_is_answered(self, store: Store) -> None:
+        store.write([failed(NOW)])
+        assert [row.failures for row in store.breakers()] == [(NOW - 1,)]
+        store.write([Report(BREAKER, "answered", NOW + 9, NOW + 5, TERMS, calls=1)])
+        assert store.breakers() == [] and len(store.breakers(all=True)) == 1 and store.breaker_log() == []
+
+    def test_an_intent_does_not_pass_an_open_breaker_and_nothing_is_written(self, store: Store) -> None:
+        author = running(store)
+        open_breaker(store)
+        before = dump(store)
+        commit = author.commit(begins=True, guards=(Guard(BREAKER),))
+        assert store.write([commit]) == [Refused("breaker")]
+        assert dump(store) == before
+        assert store.write([replace(commit, guards=(Guard("model:other"),))]) == [Committed(mail=False)]
+
+    def test_within_one_batch_what_a_report_opens_is_shut_for_the_commit_after_it(self, store: Store) -> None:
+        author = running(store)
+        passes = author.commit(begins=True, guards=(Guard(BREAKER),))
+        too_late = author.commit(begins=True, guards=(Guard(BREAKER),))
+        answers = store.write([passes, *[failed(NOW + n) for n in range(5)], too_late])
+        assert (answers[0], answers[-1]) == (Committed(mail=False), Refused("breaker"))
+
+    def test_a_commit_sent_again_is_recognised_also_after_its_breaker_opened(self, store: Store) -> None:
+        author = running(store)
+        commit = author.commit(begins=True, guards=(Guard(BREAKER),))
+        store.write([commit])
+        open_breaker(store)
+        assert store.write([commit]) == [Committed(mail=False)]
+
+    def test_one_probe_is_given_and_one_intent_passes_with_it(self, store: Store) -> None:
+        author, other = running(store), running(store, "a2")
+        later = open_breaker(store)
+        first, second = store.write([Probe(BREAKER, later, later + 9, "run a1"), Probe(BREAKER, later, later, "x")])
+        assert isinstance(first, Standing) and isinstance(second, Standing)
+        assert (first.granted, second.granted) == (1, 0)
+        guard = Guard(BREAKER, 1, later + 50)
+        plain = other.commit(begins=True, guards=(Guard(BREAKER),))
+        wrong = replace(plain, guards=(Guard(BREAKER, 2),))
+        assert store.write([wrong, plain]) == [Refused("breaker")] * 2
+        passes, again = author.commit(begins=True, guards=(guard,)), author.commit(begins=True, guards=(guard,))
+        assert store.write([passes, again]) == [Committed(mail=False), Refused("breaker")]
+        [row] = store.breakers()
+        assert (row.state, row.sent, row.until) == ("half_open", True, later + 50)
+        assert store.write([passes]) == [Committed(mail=False)]
+
+    def test_two_intents_of_one_commit_do_not_share_a_probe(self, store: Store) -> None:
+        author = running(store)
+        later = open_breaker(store)
+        store.write([Probe(BREAKER, later, later + 9, "run a1")])
+        guard = Guard(BREAKER, 1, later + 50)
+        commit = author.commit(begins=True, guards=(guard, guard))
+        assert store.write([commit]) == [Refused("breaker")]
+        assert store.write([replace(commit, guards=(guard, Guard(BREAKER)))]) == [Refused("breaker")]
+        assert store.write([replace(commit, guards=(guard,))]) == [Committed(mail=False)]
+
+    def test_a_probe_that_nobody_tells_of_is_given_to_the_next_when_its_lease_is_over(self, store: Store) -> None:
+        later = open_breaker(store)
+        store.write([Probe(BREAKER, later, later + 9, "run a1")])
+        early, [late] = (
+            store.write([Probe(BREAKER, later + 8, later + 99, "run a2")]),
+            store.write([Probe(BREAKER, later + 9, later + 99, "run a2")]),
+        )
+        assert [answer.granted for answer in [*early, late] if isinstance(answer, Standing)] == [0, 2]
+
+    @pytest.mark.parametrize(("said", "state"), [("answered", "closed"), ("failed", "open"), ("unsent", "open")])
+    def test_what_a_probe_tells_closes_or_opens_it(self, store: Store, said: str, state: str) -> None:
+        later = open_breaker(store)
+        store.write([Probe(BREAKER, later, later + 9, "run a1")])
+        [answer] = store.write([Report(BREAKER, said, later + 5, later + 1, TERMS, probe=1, why="503")])
+        assert isinstance(answer, Standing) and answer.breaker.state == state
+        assert store.breaker_log(BREAKER)[-1].state == state
+
+    def test_a_person_opens_and_closes_a_breaker(self, store: Store) -> None:
+        store.write([Trip(BREAKER, NOW, "ann", "dear"), Reset(BREAKER, NOW + 1, "ben", "cheap")])
+        assert [(line.what, line.by, line.reason) for line in store.breaker_log()] == [
+            ("tripped", "ann", "dear"),
+            ("reset", "ben", "cheap"),
+        ]
+
+    def test_a_heartbeat_is_told_of_breakers_that_are_not_at_rest(self, store: Store) -> None:
+        worker = join(store)
+        store.write([failed(NOW)])
+        [answer] = store.write([Beat(worker, NOW)])
+        assert isinstance(answer, Beaten) and [row.name for row in answer.breakers] == [BREAKER]
+
+    def test_a_breakers_last_line_says_how_it_stands(self, store: Store, chance: Random) -> None:
+        """Random reports, probes and people: state, time and probe of the row are those of its last line."""
+        now = NOW
+        for _ in range(400):
+            now += chance.choice([1, 500, 31_000])
+            probe = chance.choice([0, 0, 0, *[row.probe for row in store.breakers()]])
+            said = chance.choice(["answered", "failed", "failed", "failed", "unsent"])
+            write = chance.choice(
+                [
+                    Report(BREAKER, said if probe or said != "unsent" else "failed", now, now - 1, TERMS, probe=probe),
+                    Report(BREAKER, "failed", now, now - 1, TERMS),
+                    Probe(BREAKER, now, now + 9, "run"),
+                    *([Trip(BREAKER, now, "ann")] if chance.random() < 0.05 else []),
+                    *([Reset(BREAKER, now, "ann")] if chance.random() < 0.05 else []),
+                ]
+            )
+            store.write([write])
+            if log := store.breaker_log(BREAKER):
+                [row] = store.breakers(all=True)
+                used = row.sent  # its lease is then that of the attempt
+                assert (row.state, row.probe) == (log[-1].state, log[-1].probe)
+                assert used or row.until == log[-1].until
+        assert {line.what for line in store.breaker_log()} >= {"opened", "probed", "reopened", "closed"}

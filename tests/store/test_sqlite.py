@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from interlock.clock import ManualClock
 from interlock.errors import ForeignStore, NewerStore, StoreError
-from interlock.store.protocol import Beat, Committed, Failed, Started, Store
+from interlock.store.protocol import Beat, Committed, Failed, Started, Store, Trip
 from interlock.store.sqlite import SqliteStore, mounts, open_sqlite
 from interlock.store.sqlite.queries import queries
 from tests.store.author import Author, begin, claim, join, running
@@ -47,6 +47,22 @@ class TestSqliteFile(StoreContract):
         "INSERT OR IGNORE INTO event (run, seq, body, hash) VALUES (1, 2, '{}', x'00')",
         "INSERT INTO event (run, seq, body, hash) VALUES (1, 2, '{}', x'00') ON CONFLICT DO UPDATE SET body = '{}'",
     )
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE breaker_event SET by = 'bob'",
+            "DELETE FROM breaker_event",
+            "INSERT OR REPLACE INTO breaker_event (number, what, name, state, at, probe, reason, by) "
+            "VALUES (1, 'reset', 'tool:refund', 'closed', 0, 0, '', 'bob')",
+        ],
+    )
+    def test_the_breakers_log_is_only_appended_to(self, store: Store, statement: str) -> None:
+        store.write([Trip("tool:refund", 1, "ann", "why")])
+        before = store.breaker_log()
+        with self.tamper(store, statement):
+            pass
+        assert store.breaker_log() == before and before[0].by == "ann"
 
     def open(self, folder: Path) -> SqliteStore:
         return opened(folder / "store.db")
