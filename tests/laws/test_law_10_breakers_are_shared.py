@@ -5,7 +5,7 @@ Open means the next model, then `unavailable`, without using attempts; and why i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from random import Random
@@ -19,10 +19,11 @@ from interlock.agent.scripted import ScriptedModel, ScriptedModels
 from interlock.errors import EffectFailed, NotDone
 from interlock.history import events as e
 from interlock.policy.breaker import Terms
+from interlock.store.protocol import Answer, Refused, Store, Write
 from interlock.testing import play
 from interlock.worker import Worker
-from tests.laws.machines import Case, machine
-from tests.laws.stage import Stage, on_stage
+from tests.laws.machines import Case, Tools, machine
+from tests.laws.stage import Stage, dies_at, on_stage
 from tests.stage import Stage as Stages
 
 FIRST, SECOND, THIRD = "test:first", "test:second", "test:third"
@@ -363,3 +364,195 @@ def test_a_provider_that_hangs_until_its_turn_is_over_is_an_outage() -> None:
     run = play(scene, Case(), model=model)
     assert run.status == "failed" and outcome_of(reversed(run.events)) == "unavailable"
     assert len(model.requests) == Terms().failures
+
+
+# -- a commit that a breaker refuses ----------------------------------------------------------------------------------
+
+
+def looks_then_asks(meanwhile: Callable[[], Awaitable[Any]], tools: Tools) -> Any:
+    """A machine that calls a tool, in whose time something happens elsewhere, and then asks a model."""
+
+    @tool(does="read", within=5)
+    async def look(call: Call[None]) -> str:
+        await meanwhile()
+        return "seen"
+
+    @state(models=[FIRST, SECOND], tools=[look, *tools.all], writes=["text", "items"], within=600)
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        paid, seen = await asyncio.gather(turn.call(tools.keyed, 1), turn.call(look))
+        with suppress(EffectFailed):
+            turn.record.items.append((await turn.model(FIRST, "only you")).model)
+        turn.record.text = f"{paid}, {seen}, {(await turn.model([FIRST, SECOND], 'x')).model}"
+        return "done"
+
+    return machine(work, MOVES)
+
+
+def test_what_came_with_a_refused_intent_is_kept_and_the_turn_goes_on() -> None:
+    """The breaker is opened in another process while a tool is called: the commit that carries the tool's result and
+    the intent of the model's call is refused. The result stays, the model isn't asked, the next one is."""
+    refused: list[Answer] = []
+    tools = Tools()
+
+    async def act(stage: Stage) -> None:
+        scene = looks_then_asks(lambda: stage.client.trip(f"model:{FIRST}", **TRIPPED), tools)
+        run = await stage.client.start(scene, Case(), by="test")
+        await stage.worker(scene, store=Listening(stage.store, refused))
+        await stage.until(lambda: stage.status(run.id) == "completed", 60)
+        assert stage.client.show(run.id).record == {"n": 0, "text": f"keyed 1, seen, {SECOND}", "items": []}
+        assert calls(stage.log()) == [(SECOND, 1)] and tools.outside.calls["keyed"] == 1
+        assert len(stage.of(e.ToolReturned)) == 2 and len(stage.of(e.CallPrevented)) == 1
+
+    on_stage(act, brains(first=OK, second=OK))
+    assert [answer for answer in refused if isinstance(answer, Refused)] == [Refused("breaker")]
+
+
+class Listening:
+    """A store whose answers are listened to."""
+
+    def __init__(self, store: Store, heard: list[Answer]) -> None:
+        self._store, self._heard = store, heard
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def write(self, batch: Sequence[Write]) -> list[Answer]:
+        answers = self._store.write(batch)
+        self._heard.extend(answers)
+        return answers
+
+
+@pytest.mark.parametrize("how", ["lose", "die"])
+@pytest.mark.parametrize("point", range(1, 7))
+def test_a_turn_that_found_nothing_available_is_the_same_again_after_a_crash(point: int, how: str) -> None:
+    """Its worker dies at one commit after the other. The breaker that was open is closed when the next one enters the
+    turn: what was prevented stays prevented, and what is recorded is what happened."""
+    tools, model = Tools(), ScriptedModel(lambda request: OK)
+
+    async def act(stage: Stage) -> None:
+        async def trip() -> None:
+            if not stage.store.breaker_log():  # the tool is called again after a crash
+                await stage.client.trip(f"model:{FIRST}", **TRIPPED)
+
+        scene = looks_then_asks(trip, tools)
+        run = await stage.client.start(scene, Case(), by="test")
+        dying = await stage.worker(scene, fail=dies_at(point, how))
+        cable: Any = dying.world.committer
+        await stage.until(lambda: cable.cut or stage.status(run.id) == "completed", 60)
+        await stage.kill(dying)
+        prevented = stage.of(e.CallPrevented)
+        await stage.client.reset(f"model:{FIRST}", by="ben")
+        await stage.worker(scene)
+        await stage.until(lambda: stage.status(run.id) == "completed", 100)
+        assert tools.outside.times("keyed") == 1
+        items = stage.client.show(run.id).record["items"]
+        assert items == ([] if stage.of(e.CallPrevented) else [FIRST])
+        assert stage.of(e.CallPrevented)[: len(prevented)] == prevented
+
+    on_stage(act, ScriptedModels(model))
+
+
+TURNS = 12
+
+
+def test_whatever_opens_when_every_call_has_one_result(chance: Random) -> None:
+    """Many calls side by side on two workers, a model that fails more often than not, breakers that open and close all
+    the time: every run ends, every effect has one result or was prevented, and the audit finds nothing."""
+
+    async def unsure(request: ModelRequest) -> Any:
+        await asyncio.sleep(chance.uniform(0.01, 2))
+        return DOWN if chance.random() < 0.6 else OK
+
+    async def fine(request: ModelRequest) -> Any:
+        await asyncio.sleep(0.1)
+        return OK
+
+    tools = Tools(after=0.5)
+
+    @state(models=[FIRST, SECOND], tools=tools.all, writes=["n"], within=600, calls=20)
+    async def work(turn: Turn[Case]) -> Literal["again", "done"]:
+        asked = [turn.model([FIRST, SECOND] if n % 2 else FIRST, f"{n}") for n in range(6)]
+        called = [turn.call(tools.read, 1), turn.call(tools.keyed, turn.number)]
+        await asyncio.gather(*asked, *called, return_exceptions=True)
+        await turn.sleep(1)
+        turn.record.n = turn.record.n + 1
+        return "done" if turn.record.n >= TURNS else "again"
+
+    scene = machine(work, {"again": "work"}, turns=TURNS, seconds=1e6, repeats=None)
+
+    async def act(stage: Stage) -> None:
+        runs = [await stage.client.start(scene, Case(), by="test") for _ in range(6)]
+        for _ in range(2):
+            worker = await stage.worker(scene, concurrency=3)
+            worker.world.breakers.terms = Terms(failures=3, open_for=1)
+        await stage.until(lambda: all(stage.status(run.id) == "completed" for run in runs), 2000, step=1)
+        assert {line.what for line in stage.store.breaker_log()} >= {"opened", "probed", "closed"}
+        for run in runs:
+            log = stage.log(run.id)
+            asked = {event.effect for event in log if isinstance(event, e.ModelCalled)}
+            told = [event.effect for event in log if isinstance(event, e.ModelReplied)]
+            over = [event.effect for event in log if isinstance(event, e.CallPrevented)]
+            over += [event.effect for event in log if isinstance(event, e.AttemptFailed) and event.final]
+            assert len(set(told)) == len(told) and asked <= {*told, *over} and not set(told) & set(over)
+            assert len({*told, *over}) == TURNS * 6
+
+    on_stage(act, ScriptedModels({FIRST: ScriptedModel(unsure), SECOND: ScriptedModel(fine)}))
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_whose_worker_dies_is_given_to_another_after_its_lease() -> None:
+    """The first probe is never answered: its worker is killed. Nobody else asks the model until its lease is over."""
+    asked: list[float] = []
+
+    async def model(request: ModelRequest) -> Any:
+        asked.append(asyncio.get_running_loop().time())
+        if len(asked) == Terms().failures + 1:
+            await asyncio.sleep(1e5)
+        return DOWN if len(asked) <= Terms().failures else OK
+
+    async def act(stage: Stage) -> None:
+        scene = busy(1)
+        run = await stage.client.start(scene, Case(), by="test")
+        first = await stage.worker(scene)
+        await stage.until(lambda: len(asked) == Terms().failures + 1, 200)
+        [row] = stage.store.breakers()
+        assert (row.state, row.probe, row.sent) == ("half_open", 1, True)
+        await stage.kill(first)
+        await stage.worker(scene)
+        await stage.until(lambda: stage.status(run.id) == "completed", 400)
+        one, two = (line for line in stage.store.breaker_log() if line.what == "probed")
+        assert two.probe == 2 and row.until is not None and two.at >= row.until > one.at
+        assert len(asked) == Terms().failures + 2
+
+    on_stage(act, ScriptedModel(model))
+
+
+def test_the_probe_is_said_in_the_events_of_its_run() -> None:
+    left = [DOWN] * Terms().failures
+
+    async def act(stage: Stage) -> None:
+        scene = busy(1)
+        await stage.client.start(scene, Case(), by="test")
+        await stage.worker(scene)
+        await stage.until(lambda: stage.status() == "completed", 200)
+        assert [event.probe for event in stage.of(e.ModelCalled)] == [0] * Terms().failures + [1]
+        assert [line.by for line in stage.store.breaker_log() if line.what == "probed"] == [
+            f"run {stage.store.find('@last').id}"
+        ]
+
+    on_stage(act, ScriptedModel(lambda request: left.pop() if left else OK))
+
+
+def test_a_worker_that_joins_knows_what_is_open_and_asks_nobody_in_vain() -> None:
+    refused: list[Answer] = []
+
+    async def act(stage: Stage) -> None:
+        await stage.client.trip(f"model:{FIRST}", **TRIPPED)
+        await stage.client.start(asks(FIRST, SECOND), Case(), by="test")
+        await stage.worker(asks(FIRST, SECOND), store=Listening(stage.store, refused))
+        await stage.until(lambda: stage.status() == "completed", 20)
+
+    on_stage(act, brains(first=OK, second=OK))
+    assert refused and not [answer for answer in refused if isinstance(answer, Refused)]
