@@ -21,12 +21,12 @@ from interlock.machine.tools import Happened
 from tests.agent.served import Case, calling, hostile, lines, lives, machine, nobody_lives, scene, until
 
 
-def play(folder: Path, made: Any, record: Case | None = None, **more: Any) -> tuple[Any, list[e.Event]]:
+def play(folder: Path, made: Any, store: str = "store.db", **more: Any) -> tuple[Any, list[e.Event]]:
     """One run in real time: how it stands, and its log. Nothing that was started may be left after it."""
 
     async def main() -> tuple[Any, list[e.Event]]:
-        async with scene(folder / "store.db", **more) as on:
-            result = await on.play(made, record)
+        async with scene(folder / store, **more) as on:
+            result = await on.play(made)
             assert nobody_lives(folder)
             return result, on.log()
 
@@ -216,7 +216,7 @@ def test_a_read_in_which_the_server_dies_is_tried_again_by_a_new_one(tmp_path: P
 
 def test_a_server_dies_under_all_calls_that_it_has_under_way(tmp_path: Path) -> None:
     server = hostile(tmp_path)
-    forget, put = server.tool("forget", does="read", within=1.0), server.tool("put_and_forget", within=20.0)
+    forget, put = server.tool("forget", does="read", within=1.0), server.tool("put_and_forget", within=4.0)
 
     @state(tools=[forget, put], calls=8)
     async def work(turn: Turn[Case]) -> Literal["done"]:
@@ -268,7 +268,7 @@ def test_a_server_that_never_stops_talking_is_ended(tmp_path: Path) -> None:
     chatter = hostile(tmp_path).tool("chatter", does="read", within=20.0)
     result, _ = play(tmp_path, calling(chatter, text="500"))
     assert result.record.said == "done"
-    result, log = play(tmp_path, calling(chatter, text="100000"), timing=Timing(park_after=5.0))
+    result, log = play(tmp_path, calling(chatter, text="100000"), "other.db", timing=Timing(park_after=5.0))
     assert (result.status, result.reason) == ("waiting", "retries_spent")
     assert "10000 things that nobody asked for" in of(log, e.AttemptFailed)[0].message
 
@@ -279,11 +279,11 @@ def test_a_huge_result_is_refused(size: int, tmp_path: Path) -> None:
     big = hostile(tmp_path, result_bytes_max=100_000).tool("big", does="read", within=20.0)
     result, log = play(tmp_path, calling(big, text="1000"))
     assert result.record.said == "x" * 1000
-    result, log = play(tmp_path, calling(big, text=str(size)))
+    result, log = play(tmp_path, calling(big, text=str(size)), "other.db")
     assert (result.status, result.reason) == ("waiting", "error")
     (failed,) = of(log, e.AttemptFailed)
     assert failed.kind == "oversize" and "bytes" in failed.message
-    assert (tmp_path / "store.db").stat().st_size < 1_000_000
+    assert (tmp_path / "other.db").stat().st_size < 1_000_000
 
 
 def test_pictures_are_kept_as_data_up_to_a_bound(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_pictures_are_kept_as_data_up_to_a_bound(tmp_path: Path) -> None:
     result, _ = play(tmp_path, calling(picture, text="2"))
     kept = {"type": "image", "data": "iVBOR4lQTkc=", "mimeType": "image/png"}
     assert result.record.said == {"content": [kept]}
-    result, _ = play(tmp_path, calling(picture, text="1000"))
+    result, _ = play(tmp_path, calling(picture, text="1000"), "other.db")
     assert result.record.said == {"content": [{"type": "image", "mimeType": "image/png", "bytes": 4000}]}
 
 

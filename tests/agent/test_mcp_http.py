@@ -1,4 +1,4 @@
-"""A service over HTTP that fails: it hangs, floods, is gone, wants another key, sends somewhere else, or comes back anew.
+"""A service over HTTP that fails: it hangs, floods, is gone, wants another key, sends elsewhere, or comes back anew.
 
 A small service in a thread of this process, on loopback; what it was sent is kept, so that tests see what really left.
 """
@@ -10,7 +10,7 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.respond(200, packed, {"content-encoding": "gzip"})
             case "cut":
                 self.connection.close()
+            case "half":
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", "1000")
+                self.end_headers()
+                self.wfile.write(b'{"jsonrpc": "2.0"')
+                self.close_connection = True
             case "broken":
                 self.respond(500, b"<html>oops</html>", {"content-type": "text/html"})
             case "moved":
@@ -108,10 +115,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
-        try:
+        with suppress(OSError):  # nobody wanted so much
             self.wfile.write(body)
-        except OSError:  # nobody wanted so much
-            pass
 
 
 @contextmanager
@@ -149,9 +154,10 @@ def failures(log: list[e.Event]) -> list[tuple[str, bool]]:
     [
         ("hang", "timeout"),
         ("cut", "cut"),
-        ("packed", "cut"),
-        ("huge", "tool_error"),
-        ("broken", "tool_error"),
+        ("half", "cut"),
+        ("packed", "malformed"),
+        ("huge", "oversize"),
+        ("broken", "cut"),
         ("moved", "tool_error"),
     ],
 )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -51,6 +52,32 @@ class ServerFailed(Exception):
     retry: bool = False
     happened: bool | None = None
     retry_after: float | None = None
+
+
+class Ended:
+    """Whether a session has ended, and why. The first word is kept."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        self.oversize = self.gently = False
+        self.seen = asyncio.Event()
+
+    def now(self, why: str, *, oversize: bool = False, gently: bool = False) -> None:
+        """`gently`: a process may first end by itself."""
+        if not self.seen.is_set():
+            self.why, self.oversize, self.gently = why, oversize, gently
+            self.seen.set()
+
+
+FRAME_BYTES = 65_536
+"""What a message may have beside its result; escapes and a structured twin of it are allowed for apart from this."""
+
+_TIMES = 4
+
+
+def message_bytes_max(server: Server) -> int:
+    """The most that a server may say at once: what is longer isn't read to its end."""
+    return _TIMES * max(server.result_bytes_max, FRAME_BYTES) + FRAME_BYTES
 
 
 class ServerCall(Struct, frozen=True):

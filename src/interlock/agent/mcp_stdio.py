@@ -1,8 +1,7 @@
-"""Transports for `mcp`: streams to a process of ours, and to a service over HTTP, with a bound on all that comes in.
+"""Streams to a process of ours, for `mcp`, with a bound on all that comes in.
 
 What isn't asked for is dropped (noise on standard output, notifications) or refused (requests for samples, roots,
-answers: by the library, which is told to offer none), and a server that says too much of it is ended. Imported when a
-server is first needed.
+answers: by the library, which offers none), and a server that says too much of it is ended. Imported by sessions.
 """
 
 from __future__ import annotations
@@ -14,35 +13,11 @@ from importlib import import_module
 from typing import Any
 
 from interlock.agent.server_process import LEAVE_SECONDS, ServerProcess, TooLong
-from interlock.agent.servers import ServerFailed
+from interlock.agent.servers import Ended, ServerFailed, message_bytes_max
 from interlock.machine.servers import Server
 
 UNASKED_MAX = 10_000
 """Lines of noise, notifications and requests after which a server is ended."""
-
-FRAME_BYTES = 65_536
-"""What a message may have beside its result; base64 and escapes are allowed for apart from this."""
-
-_TEXT_TIMES = 4
-
-
-class Ended:
-    """Whether a session has ended, and why. The first word is kept."""
-
-    def __init__(self) -> None:
-        self.why = ""
-        self.oversize = self.gently = False
-        self.seen = asyncio.Event()
-
-    def now(self, why: str, *, oversize: bool = False, gently: bool = False) -> None:
-        """`gently`: a process may first end by itself."""
-        if not self.seen.is_set():
-            self.why, self.oversize, self.gently = why, oversize, gently
-            self.seen.set()
-
-
-def message_bytes_max(server: Server) -> int:
-    return _TEXT_TIMES * max(server.result_bytes_max, FRAME_BYTES) + FRAME_BYTES
 
 
 @contextlib.asynccontextmanager
@@ -109,48 +84,3 @@ async def _write(process: ServerProcess, take: Any, ended: Ended) -> None:
     except OSError:
         await asyncio.sleep(0.5)  # its standard output ends as well, which says more
         ended.now(process.last_words() or "it reads no more")
-
-
-@contextlib.asynccontextmanager
-async def http_streams(server: Server, headers: Mapping[str, str], ended: Ended) -> AsyncIterator[tuple[Any, Any]]:
-    """Streams to a service. What it answers is bounded; it is asked to send it as it is."""
-    httpx2 = import_module("httpx2")
-    streamable = import_module("mcp.client.streamable_http")
-    most = message_bytes_max(server)
-    timeout = httpx2.Timeout(server.start_within, read=None)
-    bounded = _bounded_transport(httpx2, most)
-    sent = {"accept-encoding": "identity", **headers}
-    async with (
-        httpx2.AsyncClient(headers=sent, timeout=timeout, transport=bounded) as client,
-        streamable.streamable_http_client(server.url, http_client=client, max_sse_event_size=most) as streams,
-    ):
-        yield streams
-
-
-def _bounded_transport(httpx2: Any, most: int) -> Any:
-    class Bounded(httpx2.AsyncByteStream):  # type: ignore[misc] # the package is there only with the extra
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            seen = 0
-            async for part in self._inner:
-                seen += len(part)
-                if seen > most:
-                    raise httpx2.StreamError(f"the answer has more than {most} bytes")
-                yield part
-
-        async def aclose(self) -> None:
-            await self._inner.aclose()
-
-    class Transport(httpx2.AsyncHTTPTransport):  # type: ignore[misc]
-        async def handle_async_request(self, request: Any) -> Any:
-            response = await super().handle_async_request(request)
-            if response.headers.get("content-encoding", "identity") != "identity":
-                await response.aclose()
-                raise httpx2.DecodingError("the answer is compressed, which wasn't asked for", request=request)
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                response.stream = Bounded(response.stream)
-            return response
-
-    return Transport()
