@@ -7,6 +7,7 @@ SIGSTOP right before or after the commit that carries the intent of a `mail`, as
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -27,11 +28,13 @@ from interlock.store.protocol import Answer, Claimed, Commit, Store, Write
 
 WORLD = Path(os.environ.get("TEST_WORLD", "world.txt"))
 WITHIN = 0.4
-TIMING = Timing(linger=0.001, send_window=0.3, grace=0.1, lease=0.9, poll=0.05)
+DURATIONS = {"linger": 0.001, "send_window": 0.3, "grace": 0.1, "lease": 0.9, "poll": 0.05}
+TIMING = Timing(**DURATIONS)  # type: ignore[arg-type] # none is the number of take-overs
 
 
 class Case(BaseModel):
     n: int = 1
+    said: str = ""
 
 
 @tool(does="send", within=WITHIN)
@@ -96,6 +99,42 @@ async def calls_endless(turn: Turn[Case]) -> Literal["done"]:
     return "done"
 
 
+@state(within=60)
+async def dies(turn: Turn[Case]) -> Literal["done"]:
+    note(f"dies {os.getpid()}")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+@state(writes=["said"], within=60)
+async def poisons(turn: Turn[Case]) -> Literal["done"]:
+    note(f"poisons {os.getpid()}")
+    turn.record.said = "poison"
+    return "done"
+
+
+@state(within=60)
+async def shares(turn: Turn[Case]) -> Literal["done"]:
+    note(f"begin {os.getpid()} {turn.run}")
+    await asyncio.sleep(0.02)
+    note(f"end {os.getpid()} {turn.run}")
+    return "done"
+
+
+@state(within=60)
+async def naps(turn: Turn[Case]) -> Literal["done"]:
+    await turn.sleep(0.2 + turn.record.n % 7 * 0.1)
+    note(f"woke {turn.run}")
+    return "done"
+
+
+@state(within=60)
+async def holds(turn: Turn[Case]) -> Literal["done"]:
+    note(f"holds {os.getpid()}")
+    await asyncio.sleep(20 if turn.record.n else 0)
+    return "done"
+
+
 def _scene(name: str, handler: Any, moves: dict[str, str] | None = None) -> Any:
     table = {
         "work": handler.then({"done": "end", **(moves or {})}),
@@ -112,6 +151,11 @@ SCENES = {
     "slow": _scene("slow", wait_long),
     "spin": _scene("spin", spin, {"error": "person"}),
     "plain": _scene("plain", plain, {"timeout": "person"}),
+    "dies": _scene("dies", dies, {"error": "person"}),
+    "poisons": _scene("poisons", poisons),
+    "shares": _scene("shares", shares),
+    "naps": _scene("naps", naps),
+    "holds": _scene("holds", holds),
     "endless": _scene("endless", calls_endless, {"retries_spent": "person"}),
 }
 
@@ -147,9 +191,16 @@ class Sleepy:
 async def main(store: str, scene: str, where: str) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     opened: Any = Sleepy(open_store(store), where)
-    async with Client(opened, models=ScriptedModel([]), timing=TIMING) as client, Worker(client, [SCENES[scene]]):
-        print("ready", flush=True)
-        await asyncio.sleep(3600)
+    timing = Timing(**{**DURATIONS, **json.loads(os.environ.get("CHILD_TIMING", "{}"))})
+    concurrency = int(os.environ.get("CHILD_CONCURRENCY", "200"))
+    drain = float(os.environ.get("CHILD_DRAIN", "10"))
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with Client(opened, models=ScriptedModel([]), timing=timing) as client:
+        async with Worker(client, [SCENES[scene]], concurrency=concurrency, drain=drain):
+            print("ready", flush=True)
+            await ended.wait()
+        print("stopped", flush=True)
 
 
 if __name__ == "__main__":

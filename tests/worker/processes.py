@@ -18,11 +18,15 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """One worker process; what it says on stdout and stderr, line by line."""
 
-    def __init__(self, *args: str) -> None:
+    def __init__(self, *args: str, **settings: str) -> None:
         self._popen = subprocess.Popen(
             [sys.executable, "-m", "tests.worker.child", *args],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+                **settings,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,6 +60,14 @@ class Process:
         self._popen.send_signal(number)
 
     @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def ended(self, seconds: float = 60) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self._popen.wait(seconds)
+
+    @property
     def alive(self) -> bool:
         return self._popen.poll() is None
 
@@ -71,9 +83,9 @@ class Process:
 
 
 @contextmanager
-def process(store: Path, scene: str, world: Path, where: str = "") -> Iterator[Process]:
-    """A worker process for one block."""
-    made = Process(f"sqlite:///{store}", scene, str(world), *([where] if where else []))
+def process(store: Path, scene: str, world: Path, where: str = "", **settings: str) -> Iterator[Process]:
+    """A worker process for one block; `settings` go into its environment."""
+    made = Process(f"sqlite:///{store}", scene, str(world), *([where] if where else []), **settings)
     try:
         yield made
     finally:

@@ -91,15 +91,16 @@ def _replace_process() -> NoReturn:
 
 class Stop:
     """What ends the worker: a signal, which says the exit code, or that the process is worn out. A signal wins, also
-    one that comes while a worn-out worker drains."""
+    one that comes while a worn-out worker drains. `hurry` is called by what cuts the drain short."""
 
     def __init__(self) -> None:
         self.code = REPLACED
         self.worn = ""
+        self.hurry: Callable[[], None] = lambda: None
         self._told = asyncio.Event()
 
     def on_signals(self) -> None:
-        """The first SIGTERM or Ctrl-C drains; another Ctrl-C ends at once."""
+        """The first SIGTERM or Ctrl-C drains; another Ctrl-C cuts its runs off; one more ends it however it stands."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._signalled, 0)
         loop.add_signal_handler(signal.SIGINT, self._signalled, INTERRUPTED)
@@ -107,8 +108,11 @@ class Stop:
     def _signalled(self, code: int) -> None:
         if self.code == REPLACED:
             self.code = code
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
-        self._told.set()
+            self._told.set()
+        elif code == INTERRUPTED:
+            self.code = code
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+            self.hurry()
 
     def on_worn(self, why: str) -> None:
         self.worn = why
@@ -127,6 +131,7 @@ async def _work(make: Callable[[Stop], Worker], models: ProviderModels, reporter
     stop = Stop()
     stop.on_signals()
     worker = make(stop)
+    stop.hurry = worker.hurry
     with _logged(reporter):
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(models.aclose)
