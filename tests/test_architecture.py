@@ -25,7 +25,7 @@ LINES = [
     ["engine"],
     ["store", "isolation"],  # the rest of store: the concrete ones
     ["bootstrap", "reading", "stuck", "webhook"],
-    ["worker", "fitting", "dead"],
+    ["worker", "fitting", "dead", "upgrading"],
     ["deciding", "handover", "forking"],
     ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 from msgspec.structs import replace
 from pydantic import BaseModel
 
+from interlock import upgrading
 from interlock.agent.model import Model, Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import Threads, open_world
@@ -26,8 +27,9 @@ from interlock.engine.live_run import account_of, cell_of, row_of
 from interlock.engine.record import dump_record, load_record
 from interlock.engine.replay import Replayed, replay
 from interlock.engine.timing import Timing
+from interlock.engine.upgrade import Map
 from interlock.engine.world import World
-from interlock.errors import KeyTaken, ShapeChanged, UnknownRun, WaitClosed
+from interlock.errors import BadInput, KeyTaken, ShapeChanged, UnknownRun, WaitClosed
 from interlock.fitting import (
     as_said,
     check_answer,
@@ -77,6 +79,8 @@ from interlock.store.protocol import (
     Taken,
     Trip,
 )
+from interlock.upgrading import Plan as UpgradePlan
+from interlock.upgrading import Upgrade
 from interlock.worker import Worker
 
 R = TypeVar("R", bound=BaseModel)
@@ -298,7 +302,8 @@ class Client:
         ):
             raise ShapeChanged(
                 f"run {row.id} is open on machine {row.machine} of shape {row.shape}; this {machine.name} has shape "
-                f"{machine.shape}: finish it with the code it was started with, or cancel it"
+                f"{machine.shape}: finish it with the code it was started with, move it (interlock upgrade TARGET), or "
+                "cancel it"
             )
         return RunHandle(self, row.id, machine)
 
@@ -544,6 +549,38 @@ class Client:
         assert isinstance(answer, Standing)
         self._world.breakers.look(self.store)
         return answer.breaker
+
+    # -- another shape ----------------------------------------------------------------------------------------------
+
+    def upgrade_plan(self, machine: AnyMachine, map: Json = None, *, only: Sequence[str] = ()) -> UpgradePlan:
+        """Which open runs of older shapes an upgrade would move (all, or `only` these), and what is in its way; see
+        `upgrade`. Changes nothing. Raises `BadInput` for a map that this machine has no use for, `UnknownRun`."""
+        return upgrading.plan(self._world, machine, Map.of({} if map is None else map, machine), only)
+
+    async def upgrade(
+        self,
+        machine: AnyMachine,
+        map: Json = None,
+        *,
+        only: Sequence[str] = (),
+        by: str | None = None,
+        reason: str = "",
+    ) -> Upgrade:
+        """Move open runs of older shapes to this machine's, by a map of states and fields:
+        `{"states": {"old": "new"}, "fields": {"old": "new", "gone": None}, "set": {"new": value}}`. What isn't named
+        keeps its name, and new fields their default.
+
+        Every run is looked at first; if one doesn't fit, none is moved. Each is moved in one commit: its turn begins
+        anew in the mapped state. Killed, it may be done again. Raises `BadInput` naming every problem, `UnknownRun`.
+        """
+        check_words(by=by, reason=reason)
+        found = Map.of({} if map is None else map, machine)
+        planned = upgrading.plan(self._world, machine, found, only)
+        if planned.problems:
+            raise BadInput("; ".join(f"run {each.run}: {each.what}" for each in planned.problems))
+        done = await upgrading.upgrade(self._world, machine, planned, found, by or login_name(), reason)
+        self._tell_workers()
+        return done
 
     async def _leave(
         self,

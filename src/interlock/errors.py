@@ -62,7 +62,7 @@ class KeyTaken(InterlockError):
 
 class ShapeChanged(InterlockError):
     """An open run was started on another shape (states, outcomes, record) of its machine. Run the code that it
-    started with until it ends, or cancel it."""
+    started with until it ends, move it (`interlock upgrade TARGET`), or cancel it."""
 
 
 class WaitClosed(InterlockError):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from interlock.canonical import Json, decode, sha256
 from interlock.engine.live_run import account_of, cell_of, pointers_of, row_of
 from interlock.engine.parked import RESTORED
@@ -15,7 +17,7 @@ from interlock.errors import BadInput, DamagedStore, StoreError, WaitClosed
 from interlock.history import chain, payloads
 from interlock.history.calls import Queued
 from interlock.history.deeds import Plan, plan
-from interlock.history.events import Event, RunStarted, WaitOpened
+from interlock.history.events import Event, RunStarted, Upgraded, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
 from interlock.history.notices import notice_id, notice_of
 from interlock.machine.limits import Amounts, dollars
@@ -268,16 +270,20 @@ def verify_run(store: Store, row: RunRow) -> Broken | None:
 
 def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken | None:
     state, fetch, event_in = RunState(), partial(_proven_payload, store), payloads.event_in
+    shape = ""
     for stored in events:
         try:
-            state.apply(stored.seq, event_in(stored.body, fetch))
+            event = event_in(stored.body, fetch)
+            state.apply(stored.seq, event)
+            if isinstance(event, RunStarted | Upgraded):
+                shape = event.shape
         except (KeyError, ValueError, TypeError, StoreError) as wrong:
             return Broken(row.id, stored.seq, f"this event can't be read: {wrong}")
     start = event_in(events[0].body, fetch) if events else None
     if not isinstance(start, RunStarted):
         return Broken(row.id, 1, "the log doesn't begin with the start of the run")
     opened = {seq: event_in(events[seq - 1].body, fetch) for _, _, seq, *_ in state.waiting.values()}
-    for what, kept, folded in _compared(store, row, state, start, opened):
+    for what, kept, folded in _compared(store, row, state, replace(start, shape=shape), opened):
         if kept != folded:
             return Broken(row.id, row.seq, f"the {what} differs from what the log says")
     for notice in store.notices(all=True, run=row.number):

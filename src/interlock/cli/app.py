@@ -43,6 +43,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "resume": ("control", "Let paused runs go on."),
     "cancel": ("control", "End runs as cancelled."),
     "rollback": ("rollback", "Return a run to where an earlier turn began."),
+    "upgrade": ("upgrade", "Move open runs of an older shape to a machine's present one."),
     "replay": ("replay", "Perform a run's turns again on its record, with no outside call."),
     "fork": ("fork", "A new run that goes on from where a turn of another began."),
     "breakers": ("breakers", "Which models and tools are left alone, until when and why."),

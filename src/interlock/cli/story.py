@@ -98,7 +98,7 @@ class Story:
         if isinstance(event, e.Transitioned):
             yield self._told(event, turn, state)
             self._deeds, self._at, self._before = {}, 0, self._total
-        elif self.state.turn != turn:  # a rollback begins or ends
+        elif self.state.turn != turn:  # a rollback begins or ends, or an upgrade
             if self._deeds:
                 yield self._cut_off(event, turn, state)
             self._deeds, self._at, self._before = {}, 0, self._total
@@ -116,13 +116,15 @@ class Story:
         return told
 
     def _cut_off(self, event: e.Event, turn: int, state: str) -> Told:
-        """A turn that ended without an outcome: a rollback began, or this was it."""
+        """A turn that ended without an outcome: a rollback began, or this was it, or the run was upgraded."""
         began = isinstance(event, e.RollbackBegun)
         told = Told(turn, turn, self._at, state if began else "(rollback)", self._done(), 0, self._total)
         told.cost, told.outcome = self._total - self._before, "rolled back"
         told.to = f"turn {event.to}" if isinstance(event, e.RollbackBegun) else self.state.state
         if isinstance(event, e.RollbackGivenUp):
             told.outcome = "given up"
+        if isinstance(event, e.Upgraded):
+            told.state, told.outcome = state, "upgraded"
         return told
 
     def _done(self) -> list[Deed]:
@@ -176,7 +178,7 @@ def path(history: Iterable[tuple[int, e.Event]]) -> str:
 
 
 def _visited(event: e.Event) -> tuple[str, ...]:
-    if isinstance(event, e.RunStarted | e.RolledBack):
+    if isinstance(event, e.RunStarted | e.RolledBack | e.Upgraded):
         return (event.state,)
     return (event.to,) if isinstance(event, e.Transitioned) else ()
 
@@ -379,6 +381,11 @@ def _rollback_given_up(event: e.RollbackGivenUp) -> str:
     return f"{said}; effect {event.effect} could not be undone; undone: {undone}"
 
 
+def _upgraded(event: e.Upgraded) -> str:
+    gone = f", now `{visible(event.state, 40)}`"
+    return f"UPGRADED to shape {event.shape[:4]}{gone}{_by(event.by)}{_because(event.reason)}"
+
+
 def _warned(event: e.Warned) -> str:
     return f"{amount(event.dimension, event.spent)} of {amount(event.dimension, event.ceiling)} spent"
 
@@ -412,6 +419,7 @@ _NOTES: dict[type[e.Event], Callable[[Any], str]] = {
     e.RollbackBegun: _rollback_begun,
     e.RolledBack: _rolled_back,
     e.RollbackGivenUp: _rollback_given_up,
+    e.Upgraded: _upgraded,
     e.SignalArrived: lambda event: f"signal `{visible(event.name, 40)}` arrived{_by(event.by)}",
     e.AnswerDropped: lambda event: f"{event.kind} not used{_because(event.why)}",
     e.TakenOver: lambda event: (

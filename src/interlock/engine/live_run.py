@@ -36,6 +36,7 @@ from interlock.history.events import (
     ToolCalled,
     ToolReturned,
     Transitioned,
+    Upgraded,
     WaitEnded,
     WaitOpened,
     stamped,
@@ -147,6 +148,7 @@ class LiveRun:
         self._notices: dict[int, Notice] = {}  # by the event that they tell of
         self._guards: list[Guard] = []
         self._begins = self._ends = self._renews = False
+        self._shape: str | None = None
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
@@ -243,7 +245,7 @@ class LiveRun:
             self.conversations.pop(f"@{event.state}", None)
         self.journal = []
 
-    def _leave_turn(self, seq: int, event: RollbackBegun | RollbackGivenUp | RolledBack) -> None:
+    def _leave_turn(self, seq: int, event: Event) -> None:
         self.talking, self.journal = None, []
         self.conversations.clear()  # read anew from the log, as far as they are still true
 
@@ -251,6 +253,11 @@ class LiveRun:
         self._leave_turn(seq, event)
         self._renews = True
         self.values = record_of(self.state.cells, lambda at, path: walk(self._body_at(at), path))
+
+    def _take_shape(self, seq: int, event: Upgraded) -> None:
+        self._leave_turn(seq, event)
+        self._shape, self._renews = event.shape, True
+        self.values = {new: self.values[old] for old, new in event.carried.items()} | dict(event.values)
 
     def _body_at(self, seq: int) -> Json:
         (stored,) = self.world.store.events(self.number, seq, seq)
@@ -416,6 +423,7 @@ class LiveRun:
             begins=self._begins,
             ends=self._ends,
             renews=self._renews,
+            shape=self._shape,
             release=release,
             guards=tuple(self._guards),
         )
@@ -484,6 +492,7 @@ _FOLLOW: dict[type[Event], Callable[[LiveRun, int, Any], None]] = {
     RollbackBegun: LiveRun._leave_turn,
     RollbackGivenUp: LiveRun._leave_turn,
     RolledBack: LiveRun._go_back,
+    Upgraded: LiveRun._take_shape,
 }
 
 

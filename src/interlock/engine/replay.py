@@ -48,6 +48,7 @@ from interlock.history.events import (
     RollbackBegun,
     RollbackGivenUp,
     Transitioned,
+    Upgraded,
     WaitEnded,
     WaitOpened,
     to_json,
@@ -83,6 +84,7 @@ class Replayed:
     turns: int
     events: int
     divergence: Divergence | None = None
+    since: int = 0  # the last upgrade: what came before it was other code's, and is taken as it is
 
     @property
     def ok(self) -> bool:
@@ -95,6 +97,7 @@ class Replayed:
             "run": self.run,
             "turns": self.turns,
             "events": self.events,
+            "since": self.since,
             "divergence": None if found is None else found.as_json(),
         }
 
@@ -148,12 +151,16 @@ class _Replay:
 
     async def turn_by_turn(self) -> Replayed:
         run, found = self.run, None
-        rest = list(enumerate(run.log, start=1))[1:]
+        log = list(enumerate(run.log, start=1))
+        since = max((seq for seq, event in log if isinstance(event, Upgraded)), default=0)
+        before = max(since, 1)
+        run.go_to(before)
+        rest = log[before:]
         for _, turn in groupby(rest, lambda item: item[1].turn):
             found = await self._turn(list(turn))
             if found is not None:
                 break
-        return Replayed(run.id, self.turns, len(run.log), found)
+        return Replayed(run.id, self.turns, len(run.log), found, since)
 
     async def _turn(self, events: Stretch) -> Divergence | None:
         if self.run.state.rollback or self.run.ended:  # a person's doing, and no code's but that of tools
@@ -161,7 +168,7 @@ class _Replay:
             return None
         self.turns += 1
         performed, at = False, 0
-        if isinstance(self.run.log[self.run.state.seq - 1], RollbackGivenUp):  # handed to a person before it began
+        if self._begins_with_a_person(events[0][1]):
             performed, at = True, 1
             self._take(events[:1])
         for start, end in _ends(events, at):
@@ -177,6 +184,12 @@ class _Replay:
             found, at = await self._open(rest), at + upto
         self._take(events[at:])
         return found if not performed else None
+
+    def _begins_with_a_person(self, first: Event) -> bool:
+        """Whether the turn was handed to a person before it began."""
+        before = self.run.log[self.run.state.seq - 1]
+        handed = isinstance(first, WaitOpened) and first.why == "escalated"
+        return handed and isinstance(before, RollbackGivenUp | Upgraded)
 
     def _take(self, events: Stretch) -> None:
         for seq, event in events:

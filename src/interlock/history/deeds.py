@@ -131,6 +131,9 @@ def began(history: Log, turn: int) -> RunState:
         raise BadInput(f"there is no turn {turn}: this run has had turns 1 to {last}")
     if state.rollback:
         raise BadInput(f"turn {turn} was a rollback: name another")
+    upgraded = next((seq for seq, event in history if seq > state.turn_seq and isinstance(event, e.Upgraded)), None)
+    if upgraded is not None:
+        raise BadInput(f"the run was upgraded since turn {turn} (event {upgraded}): it can't go back to its old shape")
     return state
 
 

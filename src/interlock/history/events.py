@@ -457,6 +457,22 @@ class RollbackGivenUp(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Upgraded(Event, frozen=True, kw_only=True):
+    """The run moved to another shape of its machine. The turn that was under way is over, without an outcome, and
+    begins anew in `state`. `states`: how old states are called now. `carried`: old fields whose value stands where it
+    stood, with the field's new name; `values` are new or converted, each with its origin. Every other field is gone."""
+
+    shape: str
+    content: str
+    state: str
+    states: Mapping[str, str] = {}
+    carried: Mapping[str, str] = {}
+    values: Mapping[str, Json] = {}
+    origins: Mapping[str, str] = {}
+    by: str = ""
+    reason: str = ""
+
+
 class SignalArrived(Event, frozen=True, kw_only=True):
     """A signal from a system. It is kept until a wait for it takes it."""
 

@@ -433,6 +433,35 @@ def _rollback_over(run: RunState, seq: int, reason: str) -> None:
     run._stand()
 
 
+def _upgraded(run: RunState, seq: int, event: e.Upgraded) -> None:
+    run.cells = {new: run.cells[old] for old, new in event.carried.items()}
+    for name in event.values:
+        run._point("set", name, seq, ("values", name), event.origins.get(name, ""), count=None)
+    run.moved = [(name, pointer) for name, pointers in run.cells.items() for pointer in pointers]
+    run.threads = {
+        _thread_name(name, event.states): _gone_back(thread, run.turn_seq, seq)
+        for name, known in run.threads.items()
+        if (thread := _known_by(known, run.turn_seq)) is not None
+    }
+    run.visits = {event.states.get(state, state): times for state, times in run.visits.items()}
+    run.prints = {}
+    run.state, run.content, run.reason = event.state, event.content, "upgraded"
+    run._end_turn(seq)
+    run._stand()
+
+
+def _thread_name(name: str, states: Mapping[str, str]) -> str:
+    return f"@{states.get(name[1:], name[1:])}" if name.startswith("@") else name
+
+
+def _known_by(thread: Conversation, since: int) -> Conversation | None:
+    """A conversation without what has come to it after a moment. None: it began after that."""
+    if thread.head > since:
+        return None
+    thread.ranges = [[first, last] for first, last in thread.ranges if first <= since]
+    return thread
+
+
 def _signal_arrived(run: RunState, seq: int, event: e.SignalArrived) -> None:
     run.signals.setdefault(event.name, []).append(seq)
 
@@ -474,6 +503,7 @@ _APPLY: dict[type[Event], Callable[[RunState, int, Any], None]] = {
     e.RollbackBegun: _rollback_begun,
     e.RolledBack: _rolled_back,
     e.RollbackGivenUp: _rollback_given_up,
+    e.Upgraded: _upgraded,
     e.SignalArrived: _signal_arrived,
     e.TakenOver: _taken_over,
     e.ContentChanged: _content_changed,

@@ -268,6 +268,7 @@ class Claim(Struct, frozen=True, gc=False):
 
     `run` claims that one only (by id), if it may be claimed. Paused runs are claimed only when they have mail; ended
     ones too, or when a call that a person had done again hasn't come to its end.
+    `at_rest`: the named run is claimed though nothing is due, if nobody holds it and it hasn't ended.
     `mine`: said after the answer to a claim was lost: the runs that the claimant knows it holds. Others that it holds
     are leased to it anew.
     """
@@ -279,6 +280,7 @@ class Claim(Struct, frozen=True, gc=False):
     still: Mapping[int, int] = {}
     run: str | None = None
     mine: tuple[int, ...] | None = None
+    at_rest: bool = False
 
 
 class Lease(Struct, frozen=True, gc=False):
@@ -322,9 +324,9 @@ class Commit(Struct, frozen=True, gc=False):
     effect, and is refused while a pause, cancel or rollback lies unread; so is one that `ends` the run by a turn's
     outcome, also while evidence lies unread: what was accepted before the end comes before it, and nobody reads it
     afterwards. `closes`: (wait, how) closed by compare-and-set, else refused. `renews`: its cells are the whole record,
-    every earlier one goes. `takes`: inbox ids consumed. `release`: the lease ends with this commit. `guards`: breakers
-    that its intents pass, else refused. `calls`: rows of its queue as they now are; `calls_over`: effects whose calls
-    left it. `notices`: put into the outbox.
+    every earlier one goes. `shape`: the run is of this shape from now on. `takes`: inbox ids consumed. `release`: the
+    lease ends with this commit. `guards`: breakers that its intents pass, else refused. `calls`: rows of its queue as
+    they now are; `calls_over`: effects whose calls left it. `notices`: put into the outbox.
     """
 
     id: bytes
@@ -346,6 +348,7 @@ class Commit(Struct, frozen=True, gc=False):
     begins: bool = False
     ends: bool = False
     renews: bool = False
+    shape: str | None = None
     release: bool = False
     guards: tuple[Guard, ...] = ()
     notices: tuple[Notice, ...] = ()

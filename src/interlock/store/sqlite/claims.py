@@ -72,6 +72,7 @@ class Claims:
         number, status, worker, wake_at, deadline_at, mail, unfinished = row
         if worker is None:
             due = status == "ready" or (status == "waiting" and wake_at is not None and wake_at <= claim.at)
+            due = due or (claim.at_rest and status not in _ENDED)
             return {number: ""} if due or mail or (unfinished and status in _ENDED) else {}
         if status in _ENDED and not (mail or unfinished):
             return {}

@@ -184,6 +184,10 @@ WHERE worker IS NOT NULL AND worker <> ?3 AND deadline_at <= ?4 AND status NOT I
   AND machine || '/' || shape IN (SELECT value FROM json_each(?1))
 ORDER BY number LIMIT ?2;
 
+-- reshape_run --
+-- A run was moved to another shape of its machine.
+UPDATE run SET shape = ?2 WHERE number = ?1;
+
 -- run_for_claim --
 -- One run, named: how it stands.
 SELECT number, status, worker, wake_at, deadline_at, mail, {unfinished} FROM run

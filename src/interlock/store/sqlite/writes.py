@@ -168,6 +168,8 @@ class Writes:
             if self._breakers.refuse(commit.guards):
                 return Refused("breaker")
             self._breakers.use(commit.guards)
+        if commit.shape is not None:
+            self._run(self._sql["reshape_run"], (commit.run, commit.shape))
         if commit.renews:
             self._run(self._sql["drop_record"], (commit.run,))
         self._append(commit.run, commit.events, commit.cells, commit.payloads)
