@@ -27,8 +27,7 @@ from interlock import (
     tool,
 )
 from interlock.agent.model import Message, ModelFailed, ModelRequest
-from interlock.engine import live_run, model_turn
-from interlock.engine.conversation import Conversation
+from interlock.engine import live_run, model_turn, threads
 from interlock.history.events import AnswerDropped, ModelReplied, Transitioned
 from interlock.reading import verify_run
 from interlock.store.protocol import InboxItem, Leave
@@ -96,8 +95,7 @@ def test_a_conversation_remembered_is_the_one_read_back(stage: Stage, monkeypatc
         run, known = self.run, self.run.state.threads.get(self.thread)
         if self.thread in run.conversations and known is not None:
             await run.durable()
-            read = Conversation()
-            read.extend(run._stored_messages(known))
+            read = threads.read(self.thread, known, run.state.turn_seq, run)
             seen.append(run.conversations[self.thread].messages == read.messages)
         return await decide(self)
 

@@ -232,7 +232,7 @@ def test_a_turn_that_has_sent_something_is_not_begun_anew() -> None:
         assert problem.what == "its turn has called page (effect 1), which would be called again"
         (reader,) = await waiting(stage, machine(look))
         assert (await stage.client.upgrade(new(), MAP, only=[reader])).moved == [reader]
-        assert [event.how for event in stage.of(e.WaitEnded)] == ["cancel"]
+        assert [event.how for event in stage.of(e.WaitEnded)] == ["upgrade"]
         assert verify_runs(stage.store).broken == []
 
     on_stage(scene)

@@ -329,7 +329,7 @@ def _wait_opened(event: e.WaitOpened) -> str:
 
 
 def _wait_ended(event: e.WaitEnded) -> str:
-    if event.how in ("timer", "cancel", "rollback"):
+    if event.how in ("timer", "cancel", "rollback", "upgrade"):
         return "the wait was over" if event.how == "timer" else ""
     outcome = f" `{visible(event.outcome, 40)}`" if event.outcome else ""
     return f"answered{outcome}{_by(event.by)}{_because(event.reason)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from interlock.agent.model import Message
 from interlock.canonical import Json
-from interlock.engine.conversation import Conversation
+from interlock.engine import threads
 from interlock.errors import BadInput
 from interlock.history import fold, payloads
 from interlock.history.events import Event, to_json
@@ -63,19 +63,20 @@ def moment(store: Store, row: RunRow, seq: int) -> Moment:
         at=log[-1].at,
         state=state,
         record={name: record[name] for name in [*order, *record]},
-        conversations={name: _messages(log, known) for name, known in state.threads.items()},
+        conversations={
+            name: threads.read(name, known, seq, _Log(log)).messages for name, known in state.threads.items()
+        },
     )
 
 
-def _messages(log: Sequence[Event], known: fold.Conversation) -> list[Message]:
-    talk = Conversation()
-    talk.extend(_stretches(log, known))
-    return talk.messages
+class _Log:
+    """A log that has been read."""
 
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._events = events
 
-def _stretches(log: Sequence[Event], known: fold.Conversation) -> Iterator[tuple[int, Event]]:
-    if not any(first <= known.head for first, _ in known.ranges):
-        yield known.head, log[known.head - 1]
-    for first, last in known.ranges:
-        for seq in range(first, (last or len(log)) + 1):
-            yield seq, log[seq - 1]
+    def event_at(self, seq: int) -> Event:
+        return self._events[seq - 1]
+
+    def stretch(self, first: int, last: int) -> Iterator[tuple[int, Event]]:
+        yield from enumerate(self._events[first - 1 : last], start=first)

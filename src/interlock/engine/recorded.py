@@ -265,13 +265,15 @@ def differences(event: Event, recorded: Event) -> list[str]:
 
 
 class RecordedDesk(Desk):
-    """One entry into a recorded turn. `asked`: what its code asked for that isn't in the record."""
+    """One entry into a recorded turn. `asked`: what its code asked for that isn't in the record. `sleeps`: likewise,
+    but a sleep is recorded when it is over, so that one which the turn's end cut off isn't."""
 
     live = False
 
     def __init__(self, run: RecordedRun) -> None:
         super().__init__(run, run.world, None if run.machine.deps is None else NotOpened())
         self.asked: list[str] = []
+        self.sleeps: list[str] = []
 
     async def unrecorded(self, asked: Any) -> NoReturn:
         if isinstance(asked, ModelEffect):
@@ -302,7 +304,7 @@ class RecordedDesk(Desk):
         return recorded.value
 
     async def _sleep_anew(self, seconds: float, digest: str) -> None:
-        self.asked.append(f"a sleep of {seconds:g} s")
+        self.sleeps.append(f"a sleep of {seconds:g} s")
         await self.never()
 
 

@@ -284,15 +284,15 @@ class _Replay:
         return Divergence(state.turn, seq, state.state, why)
 
     def _differs(self, desk: RecordedDesk, now: Ended | None, seq: int, last: Event) -> Divergence:
-        left = desk.journal.left()
+        left, asked = desk.journal.left(), desk.asked or desk.sleeps
         if left:
             first = self._number_of(left[0])
             said = described(left[0])
-            if desk.asked:
-                return self._divergence(first, f"the code now asks for {desk.asked[0]}; recorded is {said}")
+            if asked:
+                return self._divergence(first, f"the code now asks for {asked[0]}; recorded is {said}")
             return self._divergence(first, f"the code no longer asks for {said}")
-        if desk.asked:
-            return self._divergence(seq, f"the code now asks for {desk.asked[0]}; recorded is {_said(last)}")
+        if asked:
+            return self._divergence(seq, f"the code now asks for {asked[0]}; recorded is {_said(last)}")
         if self.run.extra:
             return self._divergence(seq, f"the code now waits ({self.run.extra[0].TYPE}); recorded is {_said(last)}")
         if now is None:
@@ -339,7 +339,7 @@ def _before_a_cancel(events: Stretch) -> int:
 
 
 def _closed_by_cancel(event: Event) -> bool:
-    return _is_closing(event) or (isinstance(event, WaitEnded) and event.how == "cancel")
+    return _is_closing(event) or (isinstance(event, WaitEnded) and event.how in ("cancel", "rollback"))
 
 
 def _diverged(run: LiveRun) -> bool:

@@ -197,7 +197,7 @@ def move(run: LiveRun, machine: AnyMachine, fitting: Fit, by: Map, who: str, rea
     escalated = _escalated(run)
     abandon(run, "upgraded")
     for number in list(run.state.waiting):
-        run.add(e.WaitEnded(wait=int(number), how="cancel", by=who, reason="upgraded"))
+        run.add(e.WaitEnded(wait=int(number), how="upgrade", by=who))
     approvals.void(run, "upgraded")
     run.add(
         e.Upgraded(

@@ -337,7 +337,7 @@ def _wait_opened(run: RunState, seq: int, event: e.WaitOpened) -> None:
 
 def _wait_ended(run: RunState, seq: int, event: e.WaitEnded) -> None:
     entry = run.waiting.pop(str(event.wait), None)
-    if entry is not None and entry[1] == "budget" and event.how == "rollback":
+    if entry is not None and entry[1] == "budget" and event.how in ("rollback", "upgrade"):
         run.warned = {}  # nobody answered: it is said again
     if entry is not None and event.how == "signal":
         run.signals[entry[4]].pop(0)

@@ -58,6 +58,7 @@ WAIT: Moves = (
     ("open", "wait_ended", "closed by what somebody said of its effect"),
     ("open", "wait_ended", "closed by a cancel"),
     ("open", "wait_ended", "closed by a rollback"),
+    ("open", "wait_ended", "closed by an upgrade"),
 )
 """A wait is closed once."""
 
