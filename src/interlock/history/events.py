@@ -334,8 +334,8 @@ class WaitOpened(Event, frozen=True, kw_only=True):
 
 
 class WaitEnded(Event, frozen=True, kw_only=True):
-    """A wait was closed, once: by `decision`, `signal`, `timer`, `extend`, `evidence`, `rollback`, `upgrade`, `cancel`, or
-    because somebody `cleared` the doubt that it asks about."""
+    """A wait was closed, once: by `decision`, `signal`, `timer`, `extend`, `evidence`, `rollback`, `upgrade`, `cancel`,
+    or because somebody `cleared` the doubt that it asks about."""
 
     wait: int
     how: str
