@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from interlock.history import events as e
+from interlock.history.lifecycles import APPROVAL
 from interlock.machine.limits import Amounts
 from interlock.reading import read_events, verify_run
 from interlock.store.protocol import RunFilter, Store
@@ -27,6 +28,7 @@ def audit(store: Store) -> None:
             assert row.account.held == Amounts(), f"{row.id} ended with {row.account.held} held"
         no_blind_repeat(log)
         no_call_unapproved(log)
+        approvals_go_as_drawn(log)
         ends_once(log)
         assert row.status != "completed" or not doubts_left(log), f"{row.id} completed in doubt"
 
@@ -116,6 +118,30 @@ def no_call_unapproved(log: Iterable[e.Event]) -> None:
                 assert event.approval is None, f"{event} names an approval that nobody was asked for"
             case e.Transitioned():
                 given.clear()
+
+
+def approvals_go_as_drawn(log: Iterable[e.Event]) -> None:
+    """Each effect's approval moves only as `docs/lifecycle.md` draws it."""
+    stands: dict[int, str] = {}
+    asked: dict[int, int] = {}
+    for event in log:
+        effect, to = None, ""
+        match event:
+            case e.WaitOpened() if event.why == "approve" and event.effect is not None:
+                effect, to = event.effect, "asked for"
+                asked[event.wait] = effect
+            case e.WaitEnded() if event.wait in asked and (event.how != "decision" or event.outcome == "deny"):
+                effect, to = asked[event.wait], "denied or too late"
+            case e.Approved():
+                effect, to = event.effect, "given"
+            case e.ApprovalRefused():
+                effect, to = event.effect, "void"
+            case e.ToolCalled() if event.approval is not None and stands.get(event.effect) != "used up":
+                effect, to = event.effect, "used up"
+        if effect is not None:
+            move = (stands.get(effect, ""), event.TYPE, to)
+            assert move in APPROVAL, move
+            stands[effect] = to
 
 
 def ends_once(log: list[e.Event]) -> None:

@@ -86,6 +86,22 @@ def test_in_a_model_state_what_is_approved_is_called_and_the_model_isn_t_asked_a
     on_stage(scene, model)
 
 
+def test_a_model_is_told_that_a_person_changed_its_arguments() -> None:
+    """Else it goes on believing in what it asked for. Also after the conversation was read from the log again."""
+    till = Till()
+    model = ScriptedModel([call("refund", order_id="A-17", cents=500), choose("done")])
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_model(till))
+        await asked(stage)
+        await stage.client.approve(run.id, args={"cents": 5})
+        await run.result()
+        [answer] = [message for message in model.requests[1].messages if message.role == "tool"]
+        assert answer.text.endswith("A-17 5") and '"cents":5' in answer.text and "a person said" in answer.text
+
+    on_stage(scene, model)
+
+
 def test_equal_calls_side_by_side_need_a_yes_each() -> None:
     till = Till()
 

@@ -61,6 +61,9 @@ def resolve(
     """Answer a run that waits for a person: OUTCOME is one of those that `show` names."""
     with reading(store) as found:
         asked = to_answer(found, run, wait)
+        if asked.why == "approve":  # a word that is given without the call before one's eyes
+            which = f"{short_id(found, asked.run)} --wait {asked.number}"
+            raise Misuse(f"{visible(outcome)}: a call waits for a yes or no: interlock approve|deny {which}")
         view = read_run(found, run)
         fields = fields_of(sets, asked.form.get(outcome))
         check_answer(asked, outcome, fields)

@@ -20,7 +20,7 @@ from interlock.handover import HandOver, because, hand_overs
 from interlock.history.calls import DEAD
 from interlock.history.events import Event, RunStarted, Transitioned
 from interlock.policy.breaker import Breaker
-from interlock.reading import OpenWait, RunView, read_events, read_run
+from interlock.reading import OpenWait, RunView, read_events, read_run, wait_json
 from interlock.store.protocol import Store
 from interlock.stuck import Stuck, stuck_run
 
@@ -38,7 +38,10 @@ def show(run: str, store: str | None, as_json: bool) -> None:
         view = read_run(found, run)
         if as_json:
             stuck = stuck_run(found, view.row, int(time.time() * 1000))
-            print_json({**as_document(view, named(store)), "stuck": None if stuck is None else _stuck_json(stuck)})
+            waits = {each.wait.number: each.as_json() for each in hand_overs(found, view)}
+            waiting = [waits.get(wait.number) or wait_json(wait) for wait in view.waits]
+            stuck_json = None if stuck is None else _stuck_json(stuck)
+            print_json({**as_document(view, named(store)), "waiting": waiting, "stuck": stuck_json})
         else:
             print_view(found, view, named(store))
 

@@ -17,6 +17,7 @@ from interlock.cli.waiting import as_document as wait_document
 from interlock.cli.waiting import headline, open_waits
 from interlock.cli.wording import duration, money, visible
 from interlock.dead import dead_calls
+from interlock.handover import because
 from interlock.machine.limits import dollars
 from interlock.reading import read_run
 from interlock.store.protocol import RunFilter, RunRow, Store, WorkerRow
@@ -88,7 +89,9 @@ def _print(store: Store, store_name: str) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in _counts(rows).items() if count) or "no runs yet"
     hour = money(store.spent_since(now - HOUR_MS))
     click.secho(f"{counts} | ${hour} in the last hour | {_workers(store)}  store {store_name}", bold=True)
-    _section("needs somebody", [f"{headline(store, name, wait)}: {visible(wait.prompt, 100)}" for name, wait in waits])
+    _section(
+        "needs somebody", [f"{headline(store, name, wait)}: {visible(because(wait), 160)}" for name, wait in waits]
+    )
     _section("stuck", [_stuck(store, each) for each in stuck if not each.stranded])
     _section("stranded", [_stuck(store, each) for each in stuck if each.stranded])
     _section("open breakers", [f"{visible(each.name, 60)}  {standing(each)}" for each in open_breakers(store)])

@@ -12,6 +12,7 @@ from interlock.agent.model import Message, ModelCall
 from interlock.agent.prices import Bulk, bulk_of_message
 from interlock.canonical import Json, encode
 from interlock.history.events import (
+    Approved,
     AttemptFailed,
     ContextTrimmed,
     DoubtCleared,
@@ -44,6 +45,7 @@ class Conversation:
         self.bulk = Bulk()
         self._bulks: list[Bulk] = []
         self._answers: dict[int, str] = {}  # effect of this turn -> the model's call it carries out
+        self._changed: dict[int, str] = {}  # effect of this turn -> what a person made of its arguments
         self._open: dict[str, str] = {}  # calls of the last reply that nobody has answered: id -> name
         self._trimmed = 0  # the last event that left something out
         self._noted = False  # the second message is told in place of what is left out
@@ -62,10 +64,14 @@ class Conversation:
                     self.refused(seq, event.told)
                 case ToolCalled() if event.answers is not None:
                     self._answers[event.effect] = event.answers
+                case Approved() if event.args is not None:
+                    self._changed[event.effect] = (
+                        f"(called with other arguments, as a person said: {as_text(event.args)}) "
+                    )
                 case ToolReturned() if event.effect in self._answers:
-                    self._answer(seq, self._answers[event.effect], as_text(event.value))
+                    self._answer(seq, self._answers[event.effect], self._result(event.effect, event.value))
                 case DoubtCleared() if event.happened and event.effect in self._answers:
-                    self._answer(seq, self._answers[event.effect], as_text(event.value))
+                    self._answer(seq, self._answers[event.effect], self._result(event.effect, event.value))
                 case AttemptFailed() if event.final and not event.doubt and event.effect in self._answers:
                     self._answer(seq, self._answers[event.effect], f"error: {event.message}")
                 case Transitioned():
@@ -78,6 +84,11 @@ class Conversation:
             told = ACCEPTED if name == outcome else f"error: no result, the turn ended `{outcome}`"
             self._answer(seq, call_id, told)
         self._answers.clear()
+        self._changed.clear()
+
+    def _result(self, effect: int, value: Json) -> str:
+        """A result as the model is told it: also that it isn't the result of what it asked for, if so."""
+        return self._changed.get(effect, "") + as_text(value)
 
     @property
     def noted(self) -> bool:
@@ -129,6 +140,7 @@ class Conversation:
         twin.messages, twin.seqs = list(self.messages), list(self.seqs)
         twin.bulk, twin._bulks = self.bulk, list(self._bulks)
         twin._answers, twin._open = dict(self._answers), dict(self._open)
+        twin._changed = dict(self._changed)
         twin._trimmed, twin._noted = self._trimmed, self._noted
         return twin
 

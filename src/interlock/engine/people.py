@@ -90,7 +90,10 @@ def _open_wait(desk: Desk, state: WaitState, due: int | None = None) -> None:
     if due is None:
         due = desk.run.now + int(state.within * 1000)
     kind = "time" if state.signal is None else "signal"
-    number = desk.open_wait(WaitOpened(wait=0, kind=kind, why="wait", state="", signal=state.signal, due=due))
+    timeout = {} if state.signal is None else leads(desk.run, {"timeout": EngineOutcome.TIMEOUT})
+    number = desk.open_wait(
+        WaitOpened(wait=0, kind=kind, why="wait", state="", signal=state.signal, due=due, leads=timeout)
+    )
     if state.signal is not None:
         take_signal(desk.run, number, state.signal, desk)
 

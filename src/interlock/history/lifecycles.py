@@ -77,7 +77,18 @@ ACCOUNT: Moves = (
 )
 """A run's account: something is held while an attempt is under way; settled, what it cost is spent."""
 
-LIFECYCLES: Mapping[str, Moves] = {"run": RUN, "effect": EFFECT, "wait": WAIT, "account": ACCOUNT}
+APPROVAL: Moves = (
+    ("", "wait_opened", "asked for"),
+    ("asked for", "approved", "given"),
+    ("asked for", "wait_ended", "denied or too late"),
+    ("given", "tool_called", "used up"),
+    ("asked for", "approval_refused", "void"),
+    ("given", "approval_refused", "void"),
+    ("void", "wait_opened", "asked for"),
+)
+"""The approval of one effect. Used up, it is so for the effect's further attempts as well."""
+
+LIFECYCLES: Mapping[str, Moves] = {"run": RUN, "effect": EFFECT, "wait": WAIT, "approval": APPROVAL, "account": ACCOUNT}
 
 
 def mermaid(moves: Moves) -> str:

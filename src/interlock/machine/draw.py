@@ -95,7 +95,8 @@ def _does(state: State[Any, Any, Any]) -> str:
     if isinstance(state, ModelState):
         return f"model {', else '.join(state.models)}"
     if isinstance(state, UseState):
-        return f"use {state.tool.name}"
+        role = state.approve or state.tool.approve
+        return f"use {state.tool.name}{'' if role is None else f', if {role} approves'}"
     if isinstance(state, AskState):
         return f"ask {state.of}"
     if isinstance(state, WaitState):
