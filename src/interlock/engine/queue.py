@@ -6,6 +6,7 @@ All processes share the store's count. Within one, who waits for a place is told
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from msgspec import Struct
@@ -65,7 +66,9 @@ def _asked(desk: Desk, tool: Tool[Any, Any, Any], effect: int, attempt: int) -> 
         grace_ms=int(timing.grace * 1000),
         concurrency=tool.concurrency or 0,
         rate=rate,
-        per_ms=int(seconds * 1000),
+        per_ms=ceil(seconds * 1000) + 1
+        if rate
+        else 0,  # two times cut to whole milliseconds may be closer than they say
     )
 
 
