@@ -18,9 +18,13 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """One worker process; what it says on stdout and stderr, line by line."""
 
+<<<<<<< HEAD
     def __init__(self, *args: str, **settings: str) -> None:
+=======
+    def __init__(self, *args: str, module: str = "tests.worker.child") -> None:
+>>>>>>> 825be3a (Four worker processes share a breaker, also through the death of all of them)
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.worker.child", *args],
+            [sys.executable, "-m", module, *args],
             cwd=ROOT,
             env={
                 **os.environ,

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from interlock.errors import BadInput
 
-COUNTED = frozenset({"outage", "timeout", "cut", "malformed", "raised"})
+COUNTED = frozenset({"outage", "timeout", "cut", "malformed", "raised", "crashed"})
 """Kinds of failure that say that the other side doesn't work. A refusal (a limit, a quota, a key, a request that is too
 large or wrong, a tool's "not done") is an answer, and what was never sent says nothing."""
 
