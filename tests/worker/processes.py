@@ -18,11 +18,7 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """One worker process; what it says on stdout and stderr, line by line."""
 
-<<<<<<< HEAD
-    def __init__(self, *args: str, **settings: str) -> None:
-=======
-    def __init__(self, *args: str, module: str = "tests.worker.child") -> None:
->>>>>>> 825be3a (Four worker processes share a breaker, also through the death of all of them)
+    def __init__(self, *args: str, module: str = "tests.worker.child", **settings: str) -> None:
         self._popen = subprocess.Popen(
             [sys.executable, "-m", module, *args],
             cwd=ROOT,
