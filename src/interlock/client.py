@@ -63,6 +63,7 @@ from interlock.reading import (
 )
 from interlock.store.protocol import (
     Answer,
+    DecideNotice,
     Failed,
     InboxItem,
     Leave,
@@ -279,7 +280,7 @@ class Client:
             known = self._ceilings[id(machine)] = (machine, amounts)
         return known[1]
 
-    async def _submit(self, write: Start | Leave | Trip | Reset) -> Answer:
+    async def _submit(self, write: Start | Leave | Trip | Reset | DecideNotice) -> Answer:
         answer = await self._world.committer.submit(write)
         if isinstance(answer, Failed):
             raise answer.error
@@ -528,6 +529,16 @@ class Client:
         """How the breaker of each model and tool stands of which there ever was something to say, by name
         (`model:openai:gpt-5-mini`, `tool:refund`)."""
         return self.store.breakers(all=True)
+
+    async def decide_notice(self, id: str, *, again: bool, by: str | None = None, reason: str = "") -> None:
+        """Have a dead notice sent `again`, or one that isn't delivered dropped. Raises `WaitClosed` when it stands
+        otherwise."""
+        check_words(by=by, reason=reason)
+        now, status = self._world.clock.now_ms(), "due" if again else "dropped"
+        answer = await self._submit(DecideNotice(id, status, now, by or login_name(), reason))
+        if isinstance(answer, Shut):
+            raise WaitClosed(f"notice {id} is {answer.how}")
+        self._tell_workers()
 
     async def trip(
         self, name: str, *, seconds: float | None = None, by: str | None = None, reason: str = ""

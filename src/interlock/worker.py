@@ -167,6 +167,8 @@ class Worker:
     def nudge(self) -> None:
         """Look for work now rather than at the next poll."""
         self._wake.set()
+        if self._delivery is not None:
+            self._delivery.nudge()
 
     @property
     def busy(self) -> int:

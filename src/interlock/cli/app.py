@@ -49,6 +49,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "breakers": ("breakers", "Which models and tools are left alone, until when and why."),
     "trip": ("breakers", "Open the breaker of a model or tool."),
     "reset": ("breakers", "Close the breaker of a model or tool."),
+    "notices": ("notices", "What is still to be said to whoever is notified, and what can't be."),
     "verify": ("verify", "Is the log whole, and do the rows say what it says?"),
     "anchor": ("verify", "Write down how far each log has come, to keep elsewhere."),
     "doctor": ("doctor", "What is wrong with this store, host or set-up, and the remedy."),

@@ -16,6 +16,7 @@ from interlock.agent.providers import ProviderModels
 from interlock.bootstrap import store_url
 from interlock.canonical import Json
 from interlock.cli import inputs, target
+from interlock.cli.notices import dead_notices, overdue
 from interlock.cli.options import check_lasting, named, open_lasting, print_json, shared
 from interlock.cli.wording import visible
 from interlock.errors import Finding, InvalidMachine, StoreError, UnknownModel
@@ -123,6 +124,7 @@ def _runs(store: Store, machines: list[AnyMachine]) -> Iterator[Finding]:
     for stuck in stuck_runs(store, int(time.time() * 1000)):
         rule = "stranded" if stuck.stranded else "stuck"
         yield _hint(rule, f"run {stuck.row.id} of `{stuck.row.machine}`: {stuck.why}. {stuck.remedy}")
+    yield from _notices(store)
     shapes = {machine.name: machine.shape for machine in machines}
     for row in store.runs(RunFilter(statuses=OPEN, limit=2**31)):
         if row.machine in shapes and row.shape != shapes[row.machine]:
@@ -132,3 +134,16 @@ def _runs(store: Store, machines: list[AnyMachine]) -> Iterator[Finding]:
                 f"{shapes[row.machine][:8]}. Run the code it was started with until it ends, or cancel it",
                 row.state,
             )
+
+
+def _notices(store: Store) -> Iterator[Finding]:
+    dead, late = dead_notices(store), overdue(store, int(time.time() * 1000))
+    if dead:
+        last = dead[-1]
+        yield _hint(
+            "notices",
+            f"{len(dead)} notices couldn't be delivered, the last: {last.message}. Mend the receiver, then "
+            f"`interlock notices --again all`; or --drop",
+        )
+    if late:
+        yield _hint("notices", f"notices: {late}")

@@ -11,6 +11,9 @@ from interlock.canonical import Json
 from interlock.cli.breakers import as_document as breaker_document
 from interlock.cli.breakers import open_breakers, standing
 from interlock.cli.calls import headline as dead_headline
+from interlock.cli.notices import as_document as notice_document
+from interlock.cli.notices import dead_notices, overdue
+from interlock.cli.notices import headline as notice_headline
 from interlock.cli.options import named, print_json, reading, short_id
 from interlock.cli.show import ceiling_share
 from interlock.cli.waiting import as_document as wait_document
@@ -50,6 +53,11 @@ def _document(store: Store, store_name: str) -> dict[str, Json]:
         "stranded": [stuck_document(each) for each in stuck if each.stranded],
         "dead_calls": [call.as_json() for call in dead_calls(store)],
         "nearly_spent": [{"run": row.id, "used": used, "what": what} for row, used, what in _nearly_spent(store, rows)],
+        "notices": {
+            "dead": [notice_document(each) for each in dead_notices(store)],
+            "undelivered": len(store.notices()),
+            "overdue": overdue(store, now),
+        },
         "breakers": [breaker_document(each) for each in open_breakers(store)],
         "workers": [_worker(worker) for worker in store.workers()],
         "usd_last_hour": float(dollars(store.spent_since(now - HOUR_MS))),
@@ -98,6 +106,11 @@ def _print(store: Store, store_name: str) -> None:
     dead = dead_calls(store)
     _section(
         "dead calls", [f"{_named(store, call.machine, call.run)}  {dead_headline(call, now / 1000)}" for call in dead]
+    )
+    late = overdue(store, now)
+    _section(
+        "notices",
+        [*(f"{each.id}  {notice_headline(each)}" for each in dead_notices(store)), *([late] if late else [])],
     )
     _section("nearly spent", [f"{_run(store, row)}  {what} ({used:.0%})" for row, used, what in nearly])
     failed = [row for row in rows if row.status == "failed" and row.changed_at > now - HOUR_MS]

@@ -15,6 +15,7 @@ import click
 
 from interlock.agent.providers import ProviderModels
 from interlock.cli import inputs, target
+from interlock.cli.notices import webhook
 from interlock.cli.options import foreign_output_aside, named, open_lasting, print_json, shared
 from interlock.cli.wording import clock, money, visible
 from interlock.client import Client
@@ -39,6 +40,12 @@ REPLACED = -1  # no exit code: this process is to become a new one
     show_default=True,
     help="Threads that never came back, at which a new process takes over.",
 )
+@click.option(
+    "--notify",
+    metavar="URL",
+    envvar="INTERLOCK_NOTIFY",
+    help="Who is told, by signed webhook, when a run waits for a person or ends failed. Default: INTERLOCK_NOTIFY.",
+)
 @click.option("--name", metavar="NAME", help="What the log calls this worker. Default: host:pid.")
 @shared
 @click.pass_context
@@ -50,6 +57,7 @@ def work(
     concurrency: int,
     drain: float,
     leaks: int,
+    notify: str | None,
     name: str | None,
     store: str | None,
     as_json: bool,
@@ -61,9 +69,13 @@ def work(
     for machine in found:
         inputs.find_models(machine, models, model)
         inputs.check_prices(machine, prices, model)
-    client = Client(open_lasting(store), models=models, model=model, prices=prices)
+    told = webhook(notify)
+    client = Client(open_lasting(store), models=models, model=model, prices=prices, notify=told)
     with contextlib.closing(client), foreign_output_aside() as ours:
         reporter = Reporter(client, ours, as_json)
+
+        if told is not None:
+            reporter.say("notify", f"notices go to {visible(told.host)}, signed")
 
         def make(stop: Stop) -> Worker:
             return Worker(
