@@ -58,13 +58,14 @@ class Webhook:
         self._local = parts.hostname in LOOPBACK
         self._secrets = tuple(_key(one) for one in secret.split()) or (_key(""),)
         self._http: httpx2.AsyncClient | None = None
+        import httpx2  # noqa: F401  dear to load, and few need it: here, so that sending only sends
 
     def __repr__(self) -> str:
         return f"Webhook(host={self.host!r})"
 
     async def send(self, id: str, body: bytes, at: int) -> None:
         """One request. Raises `NotDelivered`."""
-        import httpx2  # here, as it is dear to load and few need it
+        import httpx2
 
         timestamp = at // 1000
         headers = {

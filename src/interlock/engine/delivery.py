@@ -79,6 +79,7 @@ class Delivery:
         self._lease, self._poll = world.timing.notice_lease, world.timing.poll
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
+        self._looking = asyncio.Lock()  # what one round has taken is under way before the next looks
 
     def nudge(self) -> None:
         """There may be something to send."""
@@ -109,6 +110,10 @@ class Delivery:
 
     async def _round(self) -> float:
         """Begin to send what is due. Returns how long to wait before looking again."""
+        async with self._looking:
+            return await self._look()
+
+    async def _look(self) -> float:
         try:
             while (room := AT_ONCE_MAX - len(self._sending)) > 0 and self._is_due():
                 if not await self._take(room):
