@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,10 +186,10 @@ class Terminal:
     def shown(self, run: str) -> Any:
         return self.here("show", run, "--json").json
 
-    def begin(self, *args: str, **more: Any) -> subprocess.Popen[str]:
+    def begin(self, *args: str, environ: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
         """As a program, in the folder."""
         env = {name: text for name, text in os.environ.items() if not name.startswith(("INTERLOCK_", "OPENAI_"))}
-        env |= {"PYTHONPATH": str(SRC), "INTERLOCK_STORE": self.store}
+        env |= {"PYTHONPATH": str(SRC), "INTERLOCK_STORE": self.store, **(environ or {})}
         settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
             [sys.executable, "-m", "interlock", *args], cwd=self.folder, env=env, text=True, **{**settings, **more}
