@@ -18,16 +18,19 @@ from interlock.machine.limits import Amounts
 from interlock.policy.breaker import Terms
 from interlock.store.protocol import (
     Account,
+    Answer,
     Beat,
     Beaten,
     Cell,
     Commit,
     Committed,
+    DecideNotice,
     Done,
     Failed,
     Guard,
     Leave,
     Left,
+    Notice,
     Over,
     Part,
     Probe,
@@ -35,12 +38,16 @@ from interlock.store.protocol import (
     Report,
     Reset,
     RunFilter,
+    SettleNotice,
     Shut,
     Stale,
     Standing,
     Started,
     Store,
     Taken,
+    TakenNotice,
+    TakeNotices,
+    Taking,
     Trip,
 )
 from tests.store.author import (
@@ -805,3 +812,87 @@ class StoreContract:
                 assert (row.state, row.probe) == (log[-1].state, log[-1].probe)
                 assert used or row.until == log[-1].until
         assert {line.what for line in store.breaker_log()} >= {"opened", "probed", "reopened", "closed"}
+
+    # -- outbox -------------------------------------------------------------------------------------------------------
+
+    def test_a_notice_is_written_with_its_commit_or_not_at_all(self, store: Store) -> None:
+        author = running(store)
+        store.write([leave("a1", "stop", kind="cancel")])
+        refused = author.commit(begins=True, notices=(notice("n0"),))
+        stale = replace(refused, begins=False, fence=author.fence + 1)
+        assert store.write([refused, stale]) == [Refused("halt"), Stale()] and store.notices(all=True) == []
+        commit = replace(refused, id=b"next", begins=False)
+        assert store.write([commit, commit]) == [Committed(mail=True)] * 2
+        assert [(row.id, row.run, row.status, row.due) for row in store.notices()] == [("n0", "a1", "due", commit.at)]
+        assert store.next_notice() == commit.at
+
+    def test_a_notice_with_an_id_that_was_given_fails_with_its_commit(self, store: Store) -> None:
+        """Ids are made of the event: twice the same is a bug, and no fact may be lost in it."""
+        author = running(store)
+        [first, second] = store.write([author.commit(notices=(notice("n0"),)), author.commit(notices=(notice("n0"),))])
+        assert isinstance(first, Committed) and isinstance(second, Failed)
+        assert len(store.notices()) == 1 and store.find("a1").seq == 2
+
+    def test_a_notice_that_is_taken_is_nobody_elses_until_its_lease_runs_out(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(notices=tuple(notice(f"n{n}") for n in range(3)), at=NOW)])
+        [some, rest, none] = store.write([take(2, at=NOW), take(5, at=NOW), take(5, at=NOW + 59)])
+        assert [one.id for one in taken(some)] == ["n0", "n1"] and [one.id for one in taken(rest)] == ["n2"]
+        assert taken(none) == () and store.next_notice() == NOW + 60
+        [again] = store.write([take(5, at=NOW + 60)])
+        assert [(one.id, one.attempt) for one in taken(again)] == [("n0", 2), ("n1", 2), ("n2", 2)]
+
+    def test_who_lost_the_lease_settles_nothing(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(notices=(notice("n0"),), at=NOW)])
+        [first, second] = store.write([take(1, at=NOW), take(1, at=NOW + 60)])
+        late, now = (settle(taken(one)[0], "delivered") for one in (first, second))
+        assert store.write([late, now, now]) == [Stale(), Done(), Stale()]
+        assert [row.status for row in store.notices(all=True)] == ["delivered"] and store.next_notice() is None
+
+    def test_a_notice_is_taken_again_when_it_is_due_again_and_a_dead_one_is_not(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(notices=(notice("n0"), notice("n1")), at=NOW)])
+        [got] = store.write([take(2, at=NOW)])
+        one, other = taken(got)
+        store.write([settle(one, "due", due=NOW + 500, message="503"), settle(other, "dead", message="410")])
+        [early, then] = store.write([take(2, at=NOW + 499), take(2, at=NOW + 500)])
+        assert (taken(early), [each.id for each in taken(then)]) == ((), ["n0"])
+        assert [(row.id, row.status, row.message) for row in store.notices()] == [
+            ("n0", "sending", "503"),
+            ("n1", "dead", "410"),
+        ]
+
+    def test_a_person_decides_about_a_notice_that_is_dead_and_no_other(self, store: Store) -> None:
+        author = running(store)
+        store.write([author.commit(notices=(notice("n0"),), at=NOW)])
+        again, drop = (DecideNotice("n0", to, NOW + 9, "ada", "why") for to in ("due", "dropped"))
+        assert store.write([again]) == [Shut("due")]
+        [got] = store.write([take(1, at=NOW)])
+        assert store.write([drop, settle(taken(got)[0], "dead"), again]) == [Shut("sending"), Done(), Done()]
+        assert [(row.status, row.attempts, row.due, row.by) for row in store.notices()] == [("due", 0, NOW + 9, "ada")]
+        assert store.write([drop, again]) == [Done(), Shut("dropped")]
+        assert store.write([replace(again, id="n9")]) == [Shut("unknown")]
+
+    def test_notices_are_listed_by_run(self, store: Store) -> None:
+        first, second = running(store), running(store, "b2")
+        store.write([first.commit(notices=(notice("n0"),)), second.commit(notices=(notice("n1"),))])
+        assert [row.id for row in store.notices()] == ["n0", "n1"]
+        assert [row.id for row in store.notices(run=second.number)] == ["n1"]
+
+
+def notice(name: str) -> Notice:
+    return Notice(name, 2, b'{"type":"run.waiting"}')
+
+
+def take(limit: int, at: int) -> TakeNotices:
+    return TakeNotices(limit, at, until=at + 60)
+
+
+def taken(answer: Answer) -> tuple[TakenNotice, ...]:
+    assert isinstance(answer, Taking), answer
+    return answer.notices
+
+
+def settle(one: TakenNotice, status: str, due: int = NOW, message: str = "") -> SettleNotice:
+    return SettleNotice(one.number, one.attempt, status, due, message, NOW + 7)
