@@ -666,12 +666,13 @@ def run(
     store: Store | str | None = None,
     model: str | Model | None = None,
     prices: Mapping[str, Price] | None = None,
+    notify: Notifier | None = None,
 ) -> Result[R]:
     """Run a machine here, to its end or until it waits for a person. For scripts; blocks.
 
-    `model`: a model's name, or a model object, that replaces every one the machine names.
+    `model`: a model's name, or a model object, that replaces every one the machine names. `notify`: see `Client`.
     """
-    return asyncio.run(_run(machine, record, key, store, model, prices))
+    return asyncio.run(_run(machine, record, key, store, model, prices, notify))
 
 
 async def _run(
@@ -681,9 +682,10 @@ async def _run(
     store: Store | str | None,
     model: str | Model | None,
     prices: Mapping[str, Price] | None,
+    notify: Notifier | None,
 ) -> Result[R]:
     name, found = (model, None) if isinstance(model, str) else (None, model)
-    async with Client(store, models=found, model=name, prices=prices) as client:
+    async with Client(store, models=found, model=name, prices=prices, notify=notify) as client:
         handle = await client.start(machine, record, key=key)
         async with Worker(client, [machine], only=handle.id):
             return await handle.result(until_waiting=True)
