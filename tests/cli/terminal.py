@@ -116,6 +116,19 @@ async def mend(turn: Turn[Note]) -> Literal["done"]:
     raise RuntimeError("it is still down")
 
 
+@tool(does="write", keyed=True, undo=lambda call, result, name: print("an undo prints"), within=10)
+def book(call: Call[None], name: str) -> str:
+    return f"{name} booked"
+
+
+booker = Machine("booker", Note, limits=Limits(turns=20), table={
+    "book": use(book, args={"name": "name"}, into="said", within=30).then({"done": "page"}),
+    "page": use(page, args={"name": "name"}, within=30).then({"done": "person"}),
+    "person": person.then({"handled": "closed", "drop": "lost", "timeout": "lost"}),
+    **ends,
+})
+
+
 mender = Machine("mender", Note, limits=Limits(turns=5), table={
     "mend": mend.then({"done": "closed"}), "closed": final("completed"),
 })

@@ -55,7 +55,7 @@ def rollback(
         title = f"{visible(view.row.machine)} {short}"
         if not as_json:
             for line in _lines(plan, accept):
-                click.echo(line, err=not yes)
+                click.echo(line)
         try:
             plan.check_accepted(accept)
         except BadInput as missing:

@@ -95,10 +95,11 @@ class Plan(Struct, frozen=True):
     def check_accepted(self, accept: Iterable[int]) -> None:
         """Raises `BadInput` for a deed that can't be taken back and isn't accepted, or one that needs no accepting."""
         accepted = set(accept)
-        for deed in self.stays:
-            if deed.effect not in accepted:
-                said = f"effect {deed.effect} ({deed.tool}) can't be undone"
-                raise BadInput(f"{said}: accept that it stays (--accept {deed.effect}), or don't go back behind it")
+        missing = [deed for deed in self.stays if deed.effect not in accepted]
+        if missing:
+            named = ", ".join(f"effect {deed.effect} ({deed.tool})" for deed in missing)
+            flags = " ".join(f"--accept {deed.effect}" for deed in missing)
+            raise BadInput(f"{named} can't be undone: accept that it stays ({flags}), or don't go back behind it")
         known = {deed.effect for deed in (*self.stays, *(each for each in self.doubts if not each.undo))}
         for number in sorted(accepted - known):
             raise BadInput(f"there is nothing to accept about effect {number}")
