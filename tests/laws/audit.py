@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from interlock.history import events as e
 from interlock.history.lifecycles import APPROVAL
 from interlock.machine.limits import Amounts
-from interlock.reading import read_events, verify_run
+from interlock.reading import read_events, read_run, verify_run
 from interlock.store.protocol import RunFilter, Store
+from tests.laws.audit_rollback import rolled_back_rightly
 
 FINAL = ("completed", "failed", "cancelled")
 
@@ -30,6 +31,7 @@ def audit(store: Store) -> None:
         no_call_unapproved(log)
         approvals_go_as_drawn(log)
         ends_once(log)
+        rolled_back_rightly(log, read_run(store, row.id).record)
         assert row.status != "completed" or not doubts_left(log), f"{row.id} completed in doubt"
 
 
