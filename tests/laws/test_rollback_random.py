@@ -31,7 +31,6 @@ def test_whatever_people_do_and_whoever_dies_a_rollback_is_right(chance: Random)
             failed.add_note(f"scene {seed}")
             raise
     assert told["rolled_back"] >= SCENES // 3, told
-    assert told["rollback_begun"] > told["rolled_back"] or told["rollback_given_up"], told
 
 
 class _Scene:
@@ -39,11 +38,9 @@ class _Scene:
         self.chance = Random(seed)
         self.tools = Tools(within=1)
         self.scene = steps(self.tools, attempts=2, calls=10**4, turns=10**4)
-        names = ("pay", "book", "mail", "unpay", "unbook")
-        for name in names:
-            self.tools.faults[name] = [
-                self.chance.choice(FAULTS) if self.chance.random() < 0.2 else None for _ in range(60)
-            ]
+        for name, share in (("pay", 0.15), ("book", 0.15), ("mail", 0.15), ("unpay", 0.5), ("unbook", 0.5)):
+            chance = self.chance
+            self.tools.faults[name] = [chance.choice(FAULTS) if chance.random() < share else None for _ in range(60)]
 
     async def play(self, stage: Stage) -> Counter[str]:
         chance = self.chance
