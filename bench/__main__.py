@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure, table, write
+from bench.fleet import MANY, WRITERS
 from bench.floor import rows_of, turns_per_second
 from bench.peers import PEERS, NotMeasured, Peer, peers_python
 
@@ -29,12 +30,12 @@ HERE = Path(__file__).parent
 ROUNDS = 3
 
 
-def measure(name: str, folder: Path) -> dict[str, float]:
-    """One of `bench.engine`'s measurements, in a process of its own."""
+def measure(name: str, folder: Path, module: str = "bench.engine") -> dict[str, float]:
+    """One of a module's measurements, in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    run = subprocess.run([sys.executable, "-m", "bench.engine", name, str(folder)], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", module, name, str(folder)], capture_output=True, text=True)
     if run.returncode:
         sys.exit(f"bench: {name} failed\n{run.stderr[-2000:]}")
     found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
@@ -94,6 +95,17 @@ def going_on(folder: Path) -> Iterator[Figure]:
     yield Figure("  the same over the standard library's JSON", found["verify_ms"], "ms", "<=", None, found["json_ms"])
 
 
+def side_by_side(folder: Path) -> Iterator[Figure]:
+    """Several worker processes on one file."""
+    found = measure("rates", folder / "rates", "bench.fleet")
+    yield Figure(f"turns a second, {MANY} processes over 1", found["many"], "/s", ">=", 1.0, found["one"])
+    yield Figure("  CPU per turn, the same", found["many_ms"], "ms", "<=", None, found["one_ms"])
+    yield Figure("  the largest share of one of them", found["share"], "")
+    gap = measure("heartbeat", folder / "heartbeat", "bench.fleet")
+    name = f"longest gap between heartbeats beside {WRITERS} writers, over the lease"
+    yield Figure(name, gap["longest"], "s", "<=", 0.5, gap["lease"])
+
+
 def beside_peers(folder: Path) -> Iterator[Figure]:
     """Our turns a second over each peer's. One that can't be measured keeps no other from it."""
     try:
@@ -135,6 +147,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:
         folder = Path(name)
         figures = [*at_once(folder / "many"), *one_run(folder / "long"), *going_on(folder / "resume")]
+        figures += side_by_side(folder / "fleet")
         if not chosen.no_peers:
             figures += beside_peers(folder / "peers")
     print(table(figures))

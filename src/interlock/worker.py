@@ -31,6 +31,10 @@ log = logging.getLogger("interlock")
 LEAKS_MAX = 32
 """Threads that never came back, half as many as work at once: with each a connection or a lock may be gone for good."""
 
+CLAIMED_MAX = 20
+"""Runs claimed at once. Others get their turn between two claims, so that workers share what lies ready, and nobody
+waits long for a transaction that reads so many runs."""
+
 BLOCKED_SECONDS = 5.0
 """A loop that hasn't turned for so long is blocked by some handler; the watchdog names it."""
 
@@ -180,7 +184,7 @@ class Worker:
     async def _claims(self) -> None:
         while not self._orchestrator.draining:
             pause = self.world.timing.poll
-            room = self._concurrency - len(self._tasks)
+            room = min(CLAIMED_MAX, self._concurrency - len(self._tasks))
             if room > 0:
                 pause = await self._claim(room)
             with contextlib.suppress(TimeoutError):
