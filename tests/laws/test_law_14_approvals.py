@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from interlock import Turn, state
+from interlock import Call, Machine, Turn, final, state, tool, use
 from interlock.client import RunHandle
 from interlock.errors import BadInput, WaitClosed
 from interlock.history import events as e
@@ -386,6 +386,37 @@ def test_a_yes_that_nobody_used_in_time_is_asked_for_again() -> None:
         assert again.number != wait.number and again.due is not None and again.due > stage.clock.now_ms()
         await stage.client.approve(run.id)
         assert ((await run.result()).status, till.sums) == ("completed", [500])
+
+    on_stage(scene)
+
+
+def test_a_yes_that_expires_while_its_call_waits_for_a_place_is_asked_for_again() -> None:
+    """A tool that one at a time may use: what is permitted is looked at again after the waiting."""
+    till = Till()
+
+    @tool(does="write", keyed=True, within=9 * MINUTES, concurrency=1, name="refund")
+    async def slowly(call: Call[None], order_id: str, cents: int) -> str:
+        await asyncio.sleep(150)
+        return "at last"
+
+    uses = use(slowly, args={"order_id": "order_id", "cents": "cents"}, within=9 * MINUTES).then({"done": "end"})
+    slow = Machine("slow", Order, table={"s": uses, "end": final()})
+
+    async def scene(stage: Stage) -> None:
+        machine = in_use(till, within=100, concurrency=1)
+        await stage.worker(machine, slow)
+        run = await stage.client.start(machine, Order())
+        [wait] = await asked(stage)
+        await stage.client.start(slow, Order())
+        await asyncio.sleep(1)
+        await stage.client.approve(run.id, args={"cents": 300})
+        await stage.until(lambda: len(stage.of(e.ApprovalRefused, run.id)) == 1, 4 * MINUTES)
+        [again] = waits(stage)
+        assert wait.number != again.number and till.paid == []
+        assert again.run == run.id and again.call["args"]["cents"] == 500, "as it was asked for first"
+        await stage.client.approve(run.id)
+        result = await run.result()
+        assert (result.status, till.sums) == ("completed", [500]), stage.log(run.id)
 
     on_stage(scene)
 

@@ -33,9 +33,11 @@ class Approvable(Protocol):
 
     tool: Tool[Any, Any, Any]
     args: Mapping[str, Json]
+    proposed: Mapping[str, Json]
     digest: str
     approver: Approver | None
     approval: int | None
+    covered: bool
 
 
 def check_not_refused(desk: Desk, entry: Entry) -> None:
@@ -59,12 +61,12 @@ def some_refused(desk: Desk) -> bool:
 def cover(effect: Approvable, entry: Entry | None) -> None:
     """A further attempt of an effect: the approval that its first one used up is for this one too."""
     if entry is not None and isinstance(entry.intent, ToolCalled) and entry.intent.approval is not None:
-        effect.args, effect.approval = entry.intent.args, entry.intent.approval
+        effect.args, effect.approval, effect.covered = entry.intent.args, entry.intent.approval, True
 
 
 async def seek(desk: Desk, effect: Approvable, number: int) -> None:
-    """Return when the effect may begin; its approval is then named in it, and its arguments are the approved ones.
-    Else a person is asked, and the turn parks."""
+    """Return when the effect may begin now; its approval is then named in it, and its arguments are the approved ones.
+    Else a person is asked, and the turn parks. Asked again after every waiting, last right before the intent."""
     run = desk.run
     given = run.state.approvals.get(str(number))
     if given is None:
@@ -73,7 +75,7 @@ async def seek(desk: Desk, effect: Approvable, number: int) -> None:
     wait, binding, until, seq = given
     approved = run.event_at(seq)
     assert isinstance(approved, Approved)  # the fold says so
-    args = effect.args if approved.args is None else approved.args
+    args = effect.proposed if approved.args is None else approved.args
     why = _spoilt(desk, effect, number, args, binding, until)
     if not why:
         effect.args, effect.approval = args, wait
@@ -99,16 +101,16 @@ def _spoilt(desk: Desk, effect: Approvable, number: int, args: Mapping[str, Json
 
 
 def ask(desk: Desk, effect: Approvable, number: int) -> None:
-    """Ask a person, unless one is being asked: the effect's number is given out by it."""
+    """Ask a person, unless one is being asked, or has said yes: the effect's number is given out by it."""
     asked = _last_wait(desk, number)
-    if asked is not None and asked[1] is None:
+    if (asked is not None and asked[1] is None) or str(number) in desk.run.state.approvals:
         return
     run, tool, approver = desk.run, effect.tool, effect.approver
     assert approver is not None  # else nobody is asked
     due = run.now + int(approver.within * 1000)
     if asked is not None and asked[0].due is not None and asked[0].due > run.now:
         due = asked[0].due  # an answer that doesn't count buys no time
-    bound = _bound(run, effect, number, effect.args)
+    bound = _bound(run, effect, number, effect.proposed)
     most = tool.nanousd_max * run.machine.limits.attempts
     desk.open_wait(
         WaitOpened(
@@ -129,7 +131,7 @@ def ask(desk: Desk, effect: Approvable, number: int) -> None:
             call={
                 "tool": tool.name,
                 "does": tool.does,
-                "args": dict(effect.args),
+                "args": dict(effect.proposed),
                 "schema": tool.schema_digest,
                 "policy": dict(bound.policy),
                 "shape": run.machine.shape,

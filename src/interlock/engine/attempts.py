@@ -244,6 +244,8 @@ class ToolEffect(Struct):
     digest: str = ""
     approver: Approver | None = None  # who must say yes, when it isn't the tool that says so
     approval: int | None = None  # the wait in which somebody did
+    proposed: Mapping[str, Json] = {}  # the arguments as they were asked for, before a person made others of them
+    covered: bool = False  # by an approval that its first attempt has used up
     at: int = 0
     probing: int = 0
     passed: tuple[Mapping[str, Json], ...] = ()
@@ -255,10 +257,11 @@ class ToolEffect(Struct):
         self.digest = self.digest or fingerprint(["tool", self.tool.name, dict(self.args)])
         if self.tool.approve is not None and self.approver is None:
             self.approver = Approver(self.tool.approve, self.tool.approve_within)
+        self.proposed, self.covered = self.args, self.approval is not None
 
     @property
     def unapproved(self) -> bool:
-        return self.approver is not None and self.approval is None
+        return self.approver is not None and not self.covered
 
     @property
     def name(self) -> str:
