@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from interlock.canonical import Json
-from interlock.engine import approvals, doubts, fallbacks
+from interlock.engine import approvals, doubts, fallbacks, passages
 from interlock.engine.attempts import AttemptError, Effect, Sending, ToolEffect, unsent
 from interlock.engine.desk import REPLAY_POLL_SECONDS, Desk
 from interlock.engine.journal import Entry, Result
@@ -22,7 +22,7 @@ from interlock.engine.live_run import Interrupted, leave_evidence
 from interlock.engine.prospects import lead, leads
 from interlock.engine.queue import Place, take_place
 from interlock.errors import BadInput, EffectFailed, StaleLease, StoreError
-from interlock.history.events import AttemptFailed, CallPrevented, DoubtCleared, Event, ToolCalled, WaitOpened, Warned
+from interlock.history.events import AttemptFailed, DoubtCleared, Event, ToolCalled, WaitOpened, Warned
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.states import CodeState, ModelState, UseState
 from interlock.machine.table import AnyMachine
@@ -164,12 +164,12 @@ class Effects:
                 await self._clear_others(effect.name, number)
             if isinstance(effect, ToolEffect) and effect.unapproved:
                 await approvals.seek(self.desk, effect, number)
-            chosen = self._choose(effect, number)
+            chosen = passages.choose(self.desk, effect, number)
             hold = effect.hold(self.run)
             if isinstance(hold, Hold):
                 # Asked again after the waiting: what was permitted before it may not be any more.
                 if chosen.probes:
-                    await self._ask_for_probe(effect)
+                    await passages.ask_for_probe(self.desk, effect)
                 elif isinstance(effect, ToolEffect) and effect.limited and not self._has_place(number):
                     self._places[number] = await take_place(self.desk, effect.tool, number, attempt)
                 else:
@@ -180,40 +180,6 @@ class Effects:
                 raise EffectFailed(EngineOutcome.LIMIT_REACHED, "the run's calls are used up")
             else:
                 raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{effect.name} doesn't fit what the account has left")
-
-    def _choose(self, effect: Effect, number: int) -> fallbacks.Chosen:
-        """Turn the effect to who does its next attempt. Raises `EffectFailed` when nobody can."""
-        breakers, entry = self.world.breakers, self.desk.journal.entries.get(number)
-        chosen = fallbacks.choose(effect, entry, breakers.troubled, self.run.now)
-        if isinstance(chosen, fallbacks.Prevented):
-            breakers.look(self.world.store)  # a breaker may have been closed since we last heard of it
-            chosen = fallbacks.choose(effect, entry, breakers.troubled, self.run.now)
-        if isinstance(chosen, fallbacks.Prevented):
-            self._prevent(effect, number, entry, chosen)
-        if chosen.at != effect.at:
-            effect.turn_to(self.run, chosen.at)
-            effect.probing = 0
-        effect.passed = chosen.passed
-        return chosen
-
-    def _prevent(self, effect: Effect, number: int, entry: Entry | None, prevented: fallbacks.Prevented) -> NoReturn:
-        attempt = 1 if entry is None else entry.intent.attempt + 1
-        outcome, why = prevented.outcome, prevented.why[:500]
-        self.desk.add(
-            CallPrevented(
-                effect=number,
-                digest=effect.digest,
-                attempt=attempt,
-                outcome=outcome,
-                passed=prevented.passed,
-                why=why,
-            )
-        )
-        raise EffectFailed(outcome, why)
-
-    async def _ask_for_probe(self, effect: Effect) -> None:
-        name, by = effect.candidates[effect.at], f"run {self.run.id}"
-        effect.probing = await self.world.breakers.ask_for_probe(self.world.committer, name, self.run.now, by)
 
     def _has_place(self, number: int) -> bool:
         """Whether a place is reserved for it, with time left to send. A replay sends nothing, and takes none."""
@@ -296,13 +262,13 @@ class Effects:
         except asyncio.CancelledError:
             given_up = AttemptError("cancelled", "the handler didn't wait for it", True)
             never_sent = sending.give_up()
-            if self.desk.leaving and not never_sent and self._took_its_time(entry):
-                self._report(entry, AttemptError("timeout", "its turn's time passed", True))
+            if self.desk.leaving and not never_sent:
+                passages.cut_off(self.desk, entry)
             if not self.desk.closed and (never_sent or not self.desk.leaving):  # else it is abandoned with its turn
                 self._record_failure(entry, effect, hold.tokens, hold.nanousd, unsent() if never_sent else given_up)
             raise
         else:
-            self._report(entry)
+            passages.tell(self.desk, entry)
             try:
                 self._take(result)
             except BadInput as wrong:  # a reply that nobody could read
@@ -310,11 +276,6 @@ class Effects:
                 self._record_failure(entry, effect, hold.tokens, hold.nanousd, bug)
         for overrun in overruns(self.run.state, entry.effect):
             self.desk.add(overrun)
-
-    def _took_its_time(self, entry: Entry) -> bool:
-        """Whether an attempt that its turn cuts off had about all the time it may take: a provider that hangs."""
-        intent = entry.intent
-        return not isinstance(intent, CallPrevented) and self.run.now - intent.at >= 0.9 * intent.timeout_ms
 
     def _take(self, result: Result) -> None:
         if self.desk.closed:  # it came in spite of its cancellation, after its turn
@@ -332,15 +293,6 @@ class Effects:
         lost = AttemptError("lost", "its worker went away", True)
         self._record_failure(entry, effect, held[3], held[4], lost)
 
-    def _report(self, entry: Entry, failed: AttemptError | None = None) -> None:
-        """Tell the breaker that an attempt passed how it went."""
-        breakers, committer, intent = self.world.breakers, self.world.committer, entry.intent
-        assert not isinstance(intent, CallPrevented)  # an attempt has an intent
-        if failed is None:
-            breakers.answered(committer, intent, self.run.now)
-        else:
-            breakers.failed(committer, intent, failed.kind, failed.message, self.run.now)
-
     def _record_failure(
         self, entry: Entry, effect: Effect | None, tokens: int, nanousd: int, failed: AttemptError
     ) -> None:
@@ -353,7 +305,7 @@ class Effects:
             bearable = bearable and delay <= self.world.timing.park_after
         again = failed.retry and not last and bearable
         final = not again and (effect is None or not fallbacks.others_left(effect, entry, failed))
-        self._report(entry, failed)
+        passages.tell(self.desk, entry, failed)
         self.desk.add(
             AttemptFailed(
                 effect=entry.effect,
