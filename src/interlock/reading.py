@@ -21,6 +21,7 @@ from interlock.history.events import Event, RunStarted, Upgraded, WaitOpened
 from interlock.history.fold import FINAL, RunState, value_of, walk
 from interlock.history.notices import notice_id, notice_of
 from interlock.machine.limits import Amounts, dollars
+from interlock.policy.breaker import Breaker, contradiction
 from interlock.store.protocol import CallRow, NoticeRow, RunFilter, RunRow, Snapshot, Store, StoredEvent, Wait
 
 
@@ -248,7 +249,17 @@ def verify_runs(store: Store, run_id: str | None = None) -> Verified:
             Broken("", seq, f"no run has the number {number}, of which there are events")
             for number, seq in store.strays()
         ]
+        broken += [Broken("", 0, why) for why in _contradicting_breakers(store)]
     return Verified(len(rows), sum(row.seq for row in rows), broken)
+
+
+def _contradicting_breakers(store: Store) -> Iterator[str]:
+    rows, logs = {row.name: row for row in store.breakers(all=True)}, store.breaker_log()
+    for name in dict.fromkeys([*rows, *(change.name for change in logs)]):
+        row = rows.get(name, Breaker(name))
+        why = contradiction(row, [change for change in logs if change.name == name])
+        if why is not None:
+            yield why
 
 
 def _looked_at(store: Store, row: RunRow) -> Broken | None:

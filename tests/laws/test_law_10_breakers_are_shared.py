@@ -273,6 +273,15 @@ def test_trip_and_reset_are_lines_of_the_breakers_log_with_who_and_why(stage: St
     assert [row.state for row in client.breakers()] == ["closed"]
 
 
+def test_verify_finds_a_breaker_that_its_log_does_not_know_of(file_stage: Stages) -> None:
+    client = file_stage.client()
+    file_stage.perform(lambda: client.trip("tool:refund", by="ann", reason="double payments"))
+    assert client.verify() == []
+    file_stage.edit("UPDATE breaker SET state = 'closed', until = NULL")
+    [found] = file_stage.client().verify()
+    assert found.why == "breaker tool:refund: is closed, its log says open"
+
+
 def test_what_a_person_opened_stays_open_until_a_person_closes_it(stage: Stages) -> None:
     """A year passes: no probe goes out."""
     client = stage.client()
@@ -487,6 +496,7 @@ def test_whatever_opens_when_every_call_has_one_result(chance: Random) -> None:
             worker.world.breakers.terms = Terms(failures=3, open_for=1)
         await stage.until(lambda: all(stage.status(run.id) == "completed" for run in runs), 2000, step=1)
         assert {line.what for line in stage.store.breaker_log()} >= {"opened", "probed", "closed"}
+        assert stage.client.verify() == []
         for run in runs:
             log = stage.log(run.id)
             asked = {event.effect for event in log if isinstance(event, e.ModelCalled)}

@@ -172,17 +172,8 @@ def test_terms_that_cannot_be_kept_are_refused(terms: dict[str, Any]) -> None:
 
 
 def test_whatever_is_told_a_breaker_goes_only_where_it_is_drawn(chance: Random) -> None:
-    """Random reports, probes and people: states follow the picture at the head of the module; probes count up."""
-    drawn = {
-        "opened": ("closed", "open"),
-        "probed": ("open half_open", "half_open"),
-        "closed": ("half_open", "closed"),
-        "reopened": ("half_open", "open"),
-        "released": ("half_open", "open"),
-        "tripped": ("closed open half_open", "open"),
-        "reset": ("closed open half_open", "closed"),
-    }
-    breaker, at = Breaker(NAME), 0
+    """Random reports, probes and people: every change is one of the table, probes count up, row and log agree."""
+    breaker, at, log = Breaker(NAME), 0, list[Change]()
     for _ in range(5_000):
         at += chance.choice([0, 1, 1_000, 31_000])
         sent, probe = at - chance.randint(0, 2_000), breaker.probe - chance.choice([0, 0, 1])
@@ -211,7 +202,17 @@ def test_whatever_is_told_a_breaker_goes_only_where_it_is_drawn(chance: Random) 
         if change is None:
             assert breaker.state == before.state
         else:
-            sources, to = drawn[change.what]
-            assert before.state in sources.split() and (breaker.state, change.state) == (to, to)
+            sources, to = rules.MOVES[change.what]
+            log.append(change)
+            assert before.state in sources and (breaker.state, change.state) == (to, to)
             assert (change.until, change.probe) == (breaker.until, breaker.probe)
         assert breaker.probe - before.probe in (0, 1) and len(breaker.failures) < TERMS.failures
+    assert {change.what for change in log} == set(rules.MOVES) and rules.contradiction(breaker, log) is None
+
+
+def test_a_row_and_a_log_that_say_different_things_are_told_apart() -> None:
+    breaker, change = rules.tripped(Breaker(NAME), 5, None, "ann", "")
+    closed, _ = rules.reset(breaker, 6, "bob", "")
+    assert rules.contradiction(breaker, [change]) is None
+    assert rules.contradiction(breaker, []) and rules.contradiction(closed, [change])
+    assert rules.contradiction(breaker, [change, Change("closed", NAME, "closed", 7), change])

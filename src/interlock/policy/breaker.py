@@ -14,6 +14,7 @@ many calls side by side a few bad ones don't look like one, as good ones sent la
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -102,6 +103,18 @@ class Change(Struct, frozen=True, gc=False):
     probe: int = 0
     reason: str = ""
     by: str = ""
+
+
+MOVES: Mapping[str, tuple[frozenset[str], State]] = {
+    "opened": (frozenset({State.CLOSED}), State.OPEN),
+    "probed": (frozenset({State.OPEN, State.HALF_OPEN}), State.HALF_OPEN),
+    "closed": (frozenset({State.HALF_OPEN}), State.CLOSED),
+    "reopened": (frozenset({State.HALF_OPEN}), State.OPEN),
+    "released": (frozenset({State.HALF_OPEN}), State.OPEN),
+    "tripped": (frozenset(State), State.OPEN),
+    "reset": (frozenset(State), State.CLOSED),
+}
+"""What may happen to a breaker: from which states, to which."""
 
 
 class Passage(StrEnum):
@@ -221,6 +234,22 @@ def probe_released(breaker: Breaker, at: int, probe: int) -> tuple[Breaker, Chan
 
 def _is_current(breaker: Breaker, probe: int) -> bool:
     return breaker.state == State.HALF_OPEN and breaker.probe == probe
+
+
+# -- the log --------------------------------------------------------------------------------------------------------
+
+
+def contradiction(breaker: Breaker, log: Iterable[Change]) -> str | None:
+    """What the row of a breaker and its log, or two lines of it, say against each other. None: nothing."""
+    last = Change("", breaker.name, State.CLOSED, 0)
+    for change in log:
+        sources, to = MOVES.get(change.what, (frozenset(), None))
+        if last.state not in sources or change.state != to or change.probe - last.probe != (change.what == "probed"):
+            return f"breaker {breaker.name}: its log has no move `{change.what}` from {last.state} to {change.state}"
+        last = change
+    if (breaker.state, breaker.probe) != (last.state, last.probe) or not (breaker.sent or breaker.until == last.until):
+        return f"breaker {breaker.name}: is {breaker.state}, its log says {last.state}"
+    return None
 
 
 # -- people ---------------------------------------------------------------------------------------------------------
