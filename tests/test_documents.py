@@ -33,7 +33,7 @@ machine, state, outcome, record, run, task, turn, effect, attempt, event, accoun
 grant, origin, breaker, lease, fence, token, key, inbox, wait, park, escalate, resolve, signal, status, rollback,
 compensation, fork, replay, orchestrator, worker, host, stranded,
 approval,
-window, notice
+window, notice, pin, server
 """.replace("\n", " ").strip()
 
 STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")

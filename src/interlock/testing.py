@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from interlock.agent.model import Model, ModelFailed, ModelReply, Models
 from interlock.agent.scripted import Choice, Script, ScriptedModel, ScriptedModels, call, choose, say
+from interlock.agent.scripted_servers import ScriptedServers
+from interlock.agent.servers import ServerFailed
 from interlock.bootstrap import virtual_world
 from interlock.client import Client, Result, RunHandle
 from interlock.clock import ManualClock, VirtualLoop, run_virtually
@@ -38,6 +41,8 @@ __all__ = [
     "Played",
     "ScriptedModel",
     "ScriptedModels",
+    "ScriptedServers",
+    "ServerFailed",
     "VirtualLoop",
     "assert_log",
     "call",
@@ -83,6 +88,7 @@ def play(
     record: R | Mapping[str, Any],
     *,
     model: Model | Models | Script | Mapping[str, Model | Script] = (),
+    servers: ScriptedServers | Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     seed: int = 0,
     answers: Sequence[tuple[Any, ...]] = (),
     store: Store | None = None,
@@ -92,6 +98,7 @@ def play(
     """Play one run in virtual time until it ends or waits for somebody, however long it waits in between.
 
     model    a scripted model or its script, or one per model name
+    servers  what `mcp_server`s answer: {server: {tool: answer}}, an answer being a value or a function
     answers  what people say, in order: (outcome,) or (outcome, {field: value})
     seed     of every random choice
     The store is in memory unless one is given. Raises `Stuck` when the run waits for what nobody will do.
@@ -99,7 +106,7 @@ def play(
     clock = clock or ManualClock()
     own = store or SqliteStore(":memory:", clock=clock)
     try:
-        return run_virtually(_play(machine, record, own, clock, model, seed, answers, timing), clock)
+        return run_virtually(_play(machine, record, own, clock, model, servers, seed, answers, timing), clock)
     finally:
         if store is None:
             own.close()
@@ -111,6 +118,7 @@ async def _play(
     store: Store,
     clock: ManualClock,
     model: Any,
+    servers: Any,
     seed: int,
     answers: Sequence[tuple[Any, ...]],
     timing: Timing,
@@ -118,7 +126,8 @@ async def _play(
     models: Models = model if hasattr(model, "find") else ScriptedModels(model)
     seed += len(store.runs())  # a second run on the same store is another one, with another id
     world = virtual_world(store, clock, models=models, seed=seed, timing=timing)
-    world = replace(world, price_of=_Prices(world.price_of))
+    scripted = servers if isinstance(servers, ScriptedServers) else ScriptedServers(servers)
+    world = replace(world, price_of=_Prices(world.price_of), servers=scripted)
     client = Client(world=world)
     began = clock.monotonic()
     handle = await client.start(machine, record, by="test")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from interlock.bootstrap import Prices
@@ -19,10 +21,17 @@ from interlock.machine.table import AnyMachine
 @click.argument("machine", metavar="TARGET")
 @click.option("--model", metavar="MODEL", help="Instead of every model that the machine names.")
 @click.option("--price", metavar="IN,OUT", help="Dollars per million tokens of models without a known price.")
+@click.option("--connect", is_flag=True, help="Also start or reach the servers of its tools, and ask what they have.")
 @shared
 @click.pass_context
 def check(
-    ctx: click.Context, machine: str, model: str | None, price: str | None, store: str | None, as_json: bool
+    ctx: click.Context,
+    machine: str,
+    model: str | None,
+    price: str | None,
+    connect: bool,
+    store: str | None,
+    as_json: bool,
 ) -> None:
     """Validate a machine, and compute its worst case. Exit 1 when it isn't valid."""
     try:
@@ -31,11 +40,19 @@ def check(
         report, name = Report(invalid.findings, None, None), invalid.machine
     else:
         report, name = _report(found, model, price), found.name
+        if connect:
+            report = replace(report, findings=(*report.findings, *_of_servers(found)))
     if as_json:
         print_json(as_document(name, report))
     else:
         _print(name, report)
     ctx.exit(0 if report.ok else 1)
+
+
+def _of_servers(machine: AnyMachine) -> list[Finding]:
+    from interlock.cli.connect import findings_of_servers  # seldom asked for
+
+    return findings_of_servers(machine)
 
 
 def _report(machine: AnyMachine, model: str | None, price: str | None) -> Report:

@@ -55,6 +55,8 @@ def tools() -> list[dict[str, Any]]:
             described["inputSchema"] = {"type": "object", "properties": {"text": {"type": "no such type"}}}
         if mode == f"huge {name}":
             described["description"] = "x" * 100_000
+        if mode == "honest":
+            described["annotations"] = {"readOnlyHint": not name.startswith("put")}
         if mode != f"without {name}":
             listed.append(described)
     return listed[::-1] if mode == "reversed" else listed
