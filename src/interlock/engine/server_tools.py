@@ -8,7 +8,7 @@ that has changed or gone ends the turn `denied`. Runs that use no server pay for
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -20,7 +20,7 @@ from interlock.engine.desk import Desk
 from interlock.errors import EffectFailed
 from interlock.history.events import ToolPinned, ToolRefused
 from interlock.machine.outcomes import EngineOutcome
-from interlock.machine.servers import Pin, ServerTool, validator_of
+from interlock.machine.servers import Pin, Server, ServerTool, validator_of
 from interlock.machine.states import ModelState
 from interlock.machine.tools import Tool
 from interlock.policy.retry import delay_seconds
@@ -28,6 +28,9 @@ from interlock.policy.retry import delay_seconds
 SCHEMA_BYTES_MAX = 64_000
 DESCRIPTION_CHARS_MAX = 16_000
 KEPT_MAX = 256
+
+Asked = dict[Server, Mapping[str, Listed]]
+"""What servers have said within one look at the tools of a state."""
 
 _OUTCOMES = {
     "changed": EngineOutcome.DENIED,
@@ -43,10 +46,12 @@ async def pinned(desk: Desk, tool: Tool[Any, Any, Any]) -> Tool[Any, Any, Any]:
 
     Raises `EffectFailed`: `denied`, or `unavailable` when the server can't be had.
     """
-    if not isinstance(tool, ServerTool):
-        return tool
+    return await _pinned(desk, tool, {}) if isinstance(tool, ServerTool) else tool
+
+
+async def _pinned(desk: Desk, tool: ServerTool, asked: Asked) -> ServerTool:
     if _digest_of(desk, tool) is None:
-        listed = await _found(desk, tool)
+        listed = await _found(desk, tool, asked)
         if _digest_of(desk, tool) is None:  # nobody else has meanwhile
             _check(desk, tool, listed)
             desk.add(
@@ -66,7 +71,8 @@ async def pinned(desk: Desk, tool: Tool[Any, Any, Any]) -> Tool[Any, Any, Any]:
 
 async def pinned_state(desk: Desk, state: ModelState) -> ModelState:
     """The state with its tools as this run knows them. The same object for all runs that know the same."""
-    tools = tuple([await pinned(desk, tool) for tool in state.tools])
+    asked: Asked = {}
+    tools = tuple([await _pinned(desk, tool, asked) if isinstance(tool, ServerTool) else tool for tool in state.tools])
     key = (id(state), *(tool.pin.digest for tool in tools if isinstance(tool, ServerTool) and tool.pin is not None))
     kept = _STATES.get(key)
     if kept is None or kept[0] is not state:
@@ -80,9 +86,10 @@ _STATES: dict[tuple[Any, ...], tuple[ModelState, ModelState]] = {}
 
 async def unchanged(desk: Desk, tools: Sequence[Tool[Any, Any, Any]]) -> None:
     """Ask the servers whether their tools are still what the run knows: before they are offered. Raises as `pinned`."""
+    asked: Asked = {}
     for tool in tools:
         if isinstance(tool, ServerTool):
-            listed = await _found(desk, tool)
+            listed = await _found(desk, tool, asked)
             if listed.digest != _digest_of(desk, tool):
                 said = f"`{tool.server.name}` describes `{tool.remote}` in another way than when this run first used it"
                 _refuse(desk, tool, "changed", said, listed.digest)
@@ -118,23 +125,30 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
     kept[key] = value
 
 
-async def _found(desk: Desk, tool: ServerTool) -> Listed:
-    """What the live server says of a tool. Tried as often as an effect is."""
+async def _found(desk: Desk, tool: ServerTool, asked: Asked) -> Listed:
+    """What the live server says of a tool, asked once for all of its tools."""
     refused = desk.journal.refusals.get(tool.name)
     if refused is not None:  # this turn was told so before
         raise EffectFailed(_OUTCOMES.get(refused.why, EngineOutcome.ERROR), refused.message)
-    world = desk.world
-    for attempt in range(1, desk.run.machine.limits.attempts + 1):
+    if tool.server not in asked:
+        asked[tool.server] = await _listing(desk, tool)
+    found = asked[tool.server].get(tool.remote)
+    if found is None:
+        _refuse(desk, tool, "vanished", f"`{tool.server.name}` has no tool `{tool.remote}`")
+    return found
+
+
+async def _listing(desk: Desk, tool: ServerTool) -> Mapping[str, Listed]:
+    """All that a tool's server has now. Tried as often as an effect is."""
+    world, attempts = desk.world, desk.run.machine.limits.attempts
+    for attempt in range(1, attempts + 1):
         try:
-            tools = await world.servers.listed(tool.server)
-            break
+            return await world.servers.listed(tool.server)
         except ServerFailed as failed:
-            if not failed.retry or attempt == desk.run.machine.limits.attempts:
+            if not failed.retry or attempt == attempts:
                 _refuse(desk, tool, failed.kind, failed.message)
             await asyncio.sleep(delay_seconds(attempt, world.chance, failed.retry_after))
-    if tool.remote not in tools:
-        _refuse(desk, tool, "vanished", f"`{tool.server.name}` has no tool `{tool.remote}`")
-    return tools[tool.remote]
+    raise AssertionError("unreachable: the last attempt returns or refuses")
 
 
 def _check(desk: Desk, tool: ServerTool, listed: Listed) -> None:
