@@ -58,6 +58,14 @@ def endless(call: Call[None], n: int) -> str:
     return "never"
 
 
+@tool(does="write", keyed=True, within=2, concurrency=2, rate=(4, 1))
+async def gate(call: Call[None], n: int) -> str:
+    note(f"in {call.key} {call.attempt} {os.getpid()}")
+    await asyncio.sleep(0.05)
+    note(f"out {call.key} {call.attempt} {os.getpid()}")
+    return "passed"
+
+
 def note(line: str) -> None:
     with WORLD.open("a") as file:
         file.write(line + "\n")
@@ -76,6 +84,12 @@ async def send(turn: Turn[Case]) -> Literal["done"]:
 @state(tools=[slow])
 async def wait_long(turn: Turn[Case]) -> Literal["done"]:
     await turn.call(slow, 1)
+    return "done"
+
+
+@state(tools=[gate], within=120)
+async def pass_gate(turn: Turn[Case]) -> Literal["done"]:
+    await turn.call(gate, 1)
     return "done"
 
 
@@ -154,6 +168,7 @@ SCENES = {
     "dies": _scene("dies", dies, {"error": "person"}),
     "poisons": _scene("poisons", poisons),
     "shares": _scene("shares", shares),
+    "gate": _scene("gate", pass_gate),
     "naps": _scene("naps", naps),
     "holds": _scene("holds", holds),
     "endless": _scene("endless", calls_endless, {"retries_spent": "person"}),
