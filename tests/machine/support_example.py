@@ -14,7 +14,7 @@ from interlock.machine.table import Machine
 from interlock.machine.tools import Call, tool
 from interlock.machine.turn import Turn
 
-SMALL = "openai:gpt-5-mini"
+SMALL = ["openai:gpt-5-mini", "anthropic:claude-haiku-4-5"]  # first choice, then fallbacks
 
 
 class Shop:
@@ -62,7 +62,7 @@ look_up = model_state(
 )
 
 
-@state(models=[SMALL], writes=["reply"], within=60)
+@state(models=SMALL, writes=["reply"], within=60)
 async def answer(turn: Turn[Case, Shop]) -> Literal["sent", "unsure"]:
     draft = await turn.model(SMALL, f"Answer {turn.record.question!r} using {turn.record.facts}")
     turn.record.reply = draft.text
@@ -74,7 +74,7 @@ support = Machine(
     Case,
     deps=open_shop,
     limits=Limits(turns=12, usd=0.50, seconds=120, warn_at=0.8),
-    prices={SMALL: Price.per_million(0.25, 2.0, 0.025)},
+    prices=dict.fromkeys(SMALL, Price.per_million(0.25, 2.0, 0.025)),
     table={
         "look_up": look_up.then({"called": "look_up", "owed": "pay", "nothing": "answer", "stalled": "person"}),
         "pay": use(refund, args={"order_id": "order_id", "cents": "refund_cents"}, within=20).then(

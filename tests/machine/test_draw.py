@@ -37,7 +37,7 @@ def test_the_diagram_has_every_state_move_and_end() -> None:
     drawn = mermaid(support)
     assert drawn.startswith("stateDiagram-v2\n")
     for line in (
-        'state "look_up (model openai:gpt-5-mini)" as look_up',
+        'state "look_up (model openai:gpt-5-mini, else anthropic:claude-haiku-4-5)" as look_up',
         'state "lost (failed)" as lost',
         "[*] --> look_up",
         "look_up --> look_up: called",

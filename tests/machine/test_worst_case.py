@@ -70,6 +70,15 @@ def test_a_model_turn_asks_again_for_each_illegal_move_and_then_calls() -> None:
     assert turn_of(model, "good") == Amounts(1, asked + called, tokens, cost, 20_000)
 
 
+def test_each_model_of_a_list_may_use_up_all_its_attempts() -> None:
+    several = choose(model=["a:b", "c:d", "e:f"], max_tokens=100, within=20)
+    asked = 3 * 2 * 2
+    cost = asked * (WINDOW_BYTES * 2_000 + 100 * 10_000)
+    assert turn_of(several, "good") == Amounts(1, asked, asked * (WINDOW_BYTES + 100), cost, 20_000)
+    code = replace(work, models=("a:b", "c:d"), tools=())
+    assert turn_of(code, "good").calls == 2 * 2 * 3
+
+
 def test_a_code_turn_spends_every_effect_on_the_dearer_thing() -> None:
     tokens = 3 * 2 * (WINDOW_BYTES + 100)
     assert turn_of(work, "good") == Amounts(1, 6, tokens, 6 * 250_000_000, 20_000)
@@ -170,7 +179,11 @@ def test_thousands_of_turns_take_no_time_and_still_a_bound() -> None:
 def test_a_model_without_a_price_is_an_error() -> None:
     report = report_of(support, unpriced)
     assert not report.ok and report.worst is None and report.ceiling is None
-    assert [(each.rule, each.state) for each in report.findings] == [("price", "look_up"), ("price", "answer")]
+    assert [(each.rule, each.state) for each in report.findings] == [
+        (rule, state)
+        for state in ("look_up", "answer")
+        for rule in ("price", "price")  # two models each
+    ]
     assert all(each.file == "support_example.py" and each.line for each in report.findings)
     with pytest.raises(UnknownPrice):
         worst_case(support, unpriced)
