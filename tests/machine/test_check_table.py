@@ -218,6 +218,12 @@ def test_a_model_state_without_bounds_is_refused(settings: dict[str, Any]) -> No
     assert_says(said("offer", alone(choose(**settings))), "first", "give" if "model" not in settings else "provider")
 
 
+def test_a_list_of_models_names_each_once_and_at_least_one() -> None:
+    assert_says(said("offer", alone(choose(model=[]))), "first", "names no model", "openai:gpt-5-mini")
+    assert_says(said("offer", alone(choose(model=["a:b", "c:d", "a:b"]))), "first", "'a:b' twice", "leave one out")
+    assert findings_of(defined(alone(choose(model=("a:b", "c:d"))))) == []
+
+
 def test_a_model_state_and_a_question_offer_something() -> None:
     nothing = [each for each in findings_of(defined(alone(choose(writes={}), stalled="done"))) if each.rule == "offer"]
     assert_says(nothing[0], "first", "offers no outcome")
