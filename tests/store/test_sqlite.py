@@ -23,7 +23,8 @@ from interlock.clock import ManualClock
 from interlock.errors import ForeignStore, NewerStore, StoreError
 from interlock.store.protocol import Beat, Committed, Failed, Started, Store, Trip
 from interlock.store.sqlite import SqliteStore, mounts, open_sqlite
-from interlock.store.sqlite.queries import queries
+from interlock.store.sqlite.opening import APPLICATION_ID
+from interlock.store.sqlite.queries import migrations, queries
 from tests.store.author import Author, begin, claim, join, running
 from tests.store.contract import StoreContract, dump
 
@@ -147,6 +148,31 @@ def test_a_newer_schema_is_refused_untouched(tmp_path: Path, readonly: bool) -> 
     with pytest.raises(NewerStore, match="schema 99"):
         opened(path, readonly=readonly)
     assert path.read_bytes() == before
+
+
+def test_an_older_store_is_brought_up_to_date_by_whoever_writes_and_refused_to_whoever_reads(tmp_path: Path) -> None:
+    """As the first release left it, with a worker at work: nothing is lost, and each later schema is laid once."""
+    path = tmp_path / "s.db"
+    first, *later = migrations()
+    raw = apsw.Connection(str(path))
+    raw.execute(first.script)
+    raw.execute(queries()["note_migration"], (first.number, first.name, first.checksum, 1))
+    raw.execute(queries()["name_store"], ("an older store", 1))
+    raw.execute("INSERT INTO worker (name, host, pid, joined_at, beat_at) VALUES ('old', 'host', 1, 1, 1)")
+    raw.execute(f"PRAGMA user_version = {first.number}; PRAGMA application_id = {APPLICATION_ID}")
+    raw.close()
+    assert later
+    with pytest.raises(StoreError, match=f"has schema 1, this interlock reads {later[-1].number}"):
+        opened(path, readonly=True)
+    with closing(opened(path)) as store:
+        assert store.identity()[0] == "an older store"
+        assert isinstance(store.write([Author().start()])[0], Started)
+    raw = apsw.Connection(str(path))
+    applied = [number for number, _ in raw.execute(queries()["migrations"])]
+    raw.close()
+    assert applied == [each.number for each in migrations()]
+    with closing(opened(path, readonly=True)) as store:
+        assert len(store.runs()) == 1
 
 
 def test_a_changed_migration_is_refused(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from interlock import Client
 from interlock.engine.timing import Timing
+from interlock.engine.watchdog import Watchdog
 from interlock.history import events as e
-from interlock.worker import Watchdog, Worker
+from interlock.worker import Worker
 from tests.laws.audit import audit
 from tests.worker import child
 from tests.worker.child import SCENES, TIMING, Case
