@@ -29,11 +29,10 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 
 # Every word that has one meaning here. A line of the glossary opens with it in bold.
 WORDS = """
-machine, state, outcome, record, run, task, turn, effect, attempt, event, account, ceiling, hold, settle, doubt, clear,
-grant, origin, breaker, lease, fallback, fence, token, key, inbox, wait, park, escalate, resolve, signal, status, rollback,
-compensation, fork, replay, orchestrator, worker, host, stranded,
-approval,
-window, notice, pin, server
+machine, state, outcome, record, run, task, turn, effect, attempt, event, account, ceiling, hold, settle, doubt,
+clear, grant, origin, breaker, lease, fallback, fence, token, key, inbox, wait, park, escalate, resolve, signal,
+status, rollback, compensation, fork, replay, orchestrator, worker, host, stranded, approval, window, notice, pin,
+server
 """.replace("\n", " ").strip()
 
 STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")
