@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from interlock import Call, Limits, Machine, Turn, final, model_state, state, tool, wait
-from interlock.agent.model import ModelFailed, ModelReply, ModelRequest
+from interlock.agent.model import ModelFailed, ModelRequest
 from interlock.agent.scripted import ScriptedModel, ScriptedModels
 from interlock.errors import EffectFailed, NotDone
 from interlock.history import events as e
@@ -23,47 +23,9 @@ from interlock.store.protocol import Answer, Refused, Store, Write
 from interlock.testing import play
 from interlock.worker import Worker
 from tests.laws.machines import Case, Tools, machine
+from tests.laws.several_models import DOWN, FIRST, MOVES, OK, SECOND, THIRD, asks, brains, calls
 from tests.laws.stage import Stage, dies_at, on_stage
 from tests.stage import Stage as Stages
-
-FIRST, SECOND, THIRD = "test:first", "test:second", "test:third"
-OK = ModelReply(text="ok", tokens_in=10, tokens_out=2)
-MOVES = {
-    "unavailable": "person",
-    "retries_spent": "person",
-    "timeout": "person",
-    "overflow": "person",
-    "error": "person",
-}
-DOWN = ModelFailed("outage", "503", billed=False)
-
-
-def asks(*models: str, **limits: Any) -> Any:
-    """A machine that asks once, whichever of these models."""
-
-    @state(models=models, writes=["text"], within=600)
-    async def work(turn: Turn[Case]) -> Literal["done"]:
-        reply = await turn.model(models, "x", within=30)
-        turn.record.text = f"{reply.model}: {reply.text}"
-        return "done"
-
-    return machine(work, MOVES, **limits)
-
-
-def brains(**by_name: Any) -> ScriptedModels:
-    """Models named test:..., each a failure, a list of what it says, or OK."""
-    return ScriptedModels({f"test:{name}": ScriptedModel(_brain(said)) for name, said in by_name.items()})
-
-
-def _brain(said: Any) -> Callable[[ModelRequest], Any]:
-    left = [*said] if isinstance(said, list) else None
-    return lambda request: (left.pop(0) if left else OK) if left is not None else said
-
-
-def calls(events: Any) -> list[tuple[str, int]]:
-    """Whom each attempt asked, and its number."""
-    return [(event.model, event.attempt) for event in events if isinstance(event, e.ModelCalled)]
-
 
 # -- fallbacks --------------------------------------------------------------------------------------------------------
 
