@@ -107,7 +107,7 @@ class Desk:
         self._end(Diverging(why))
         await self.never()
 
-    async def unrecorded(self, asked: Any) -> NoReturn:
+    async def unrecorded(self, asked: Any, number: int) -> NoReturn:
         """What a replay does about an attempt that isn't in the record: nothing, for ever."""
         await self.never()
 

@@ -223,7 +223,7 @@ class Effects:
         # What failed before may have to be done by another.
         hold = (self._permitted(effect) if attempt == 1 else None) or await self._permit(effect, number, attempt)
         if not self.desk.live:
-            await self.desk.unrecorded(effect)
+            await self.desk.unrecorded(effect, number)
         self.desk.begin()
         try:
             clock, window = self.world.clock, self.world.timing.send_window

@@ -265,17 +265,20 @@ def differences(event: Event, recorded: Event) -> list[str]:
 
 
 class RecordedDesk(Desk):
-    """One entry into a recorded turn. `asked`: what its code asked for that isn't in the record. `sleeps`: likewise,
-    but a sleep is recorded when it is over, so that one which the turn's end cut off isn't."""
+    """One entry into a recorded turn. `asked`: what its code asked for that isn't in the record. `awaited`: what
+    it waited for that may be missing there: sleeps, which are recorded when they are over, and further attempts."""
 
     live = False
 
     def __init__(self, run: RecordedRun) -> None:
         super().__init__(run, run.world, None if run.machine.deps is None else NotOpened())
         self.asked: list[str] = []
-        self.sleeps: list[str] = []
+        self.awaited: list[str] = []
 
-    async def unrecorded(self, asked: Any) -> NoReturn:
+    async def unrecorded(self, asked: Any, number: int) -> NoReturn:
+        if number in self.journal.entries:  # a further attempt, which the handler mayn't have waited for
+            self.awaited.append(f"a further attempt of {described(asked)}")
+            await self.never()
         if isinstance(asked, ModelEffect):
             self._as_if_it_were_asked(asked)
         self.asked.append(described(asked))
@@ -304,7 +307,7 @@ class RecordedDesk(Desk):
         return recorded.value
 
     async def _sleep_anew(self, seconds: float, digest: str) -> None:
-        self.sleeps.append(f"a sleep of {seconds:g} s")
+        self.awaited.append(f"a sleep of {seconds:g} s")
         await self.never()
 
 

@@ -284,7 +284,7 @@ class _Replay:
         return Divergence(state.turn, seq, state.state, why)
 
     def _differs(self, desk: RecordedDesk, now: Ended | None, seq: int, last: Event) -> Divergence:
-        left, asked = desk.journal.left(), desk.asked or desk.sleeps
+        left, asked = desk.journal.left(), desk.asked or desk.awaited
         if left:
             first = self._number_of(left[0])
             said = described(left[0])
