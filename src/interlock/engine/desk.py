@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
-from interlock.engine.journal import Journal
+from interlock.engine.journal import Entry, Journal
 from interlock.engine.live_run import LiveRun
 from interlock.engine.world import World
 from interlock.history.events import Diverged, Event, ValueNoted, WaitOpened
@@ -24,6 +24,10 @@ branch of it may work for a while (parse in a thread, say) between two recorded 
 turn has left, so that a divergence isn't taken for slowness."""
 
 REPLAY_POLL_SECONDS = 0.05
+
+ROUNDS = 8
+"""Rounds of the loop between two recorded results of a turn entered again: a handler that waits for the first of
+several takes some to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ class Desk:
         self.at_work: set[int] = set()  # effects that somebody in this entry is carrying out or clearing
         self._under_way = 0
         self._settlement: list[asyncio.Future[None]] = []
+        self._early: list[asyncio.Future[None]] = []
+        self._ordered_until: float | None = None
+        self._ordered = True
         self._sleeps: dict[str, int] = {}
 
     def add(self, event: Event) -> None:
@@ -211,11 +218,56 @@ class Desk:
             pause = min(2 * pause + 0.001, REPLAY_POLL_SECONDS)
             self._refuse_if_leaving()
 
+    def ask(self, digest: str) -> Entry | None:
+        """The recorded effect that answers this request, if the turn asked for it before."""
+        entry = self.journal.ask(digest)
+        if self._early:
+            self._look_again()
+        return entry
+
+    async def in_order(self, seq: int) -> None:
+        """Return when it is the turn of event `seq`: recorded results come in the order in which they came, each after
+        what was asked for before it, so that a handler that asks side by side goes the way that it went."""
+        if self._ordered and self.journal.is_early(seq):
+            await self._in_order(seq)
+        self.journal.to_come.discard(seq)
+        if self._early:
+            self._look_again()
+
+    async def _in_order(self, seq: int) -> None:
+        while self._ordered and self.journal.is_early(seq):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._early.append(future)
+            try:
+                async with asyncio.timeout_at(self._order_ends()):
+                    await future
+            except TimeoutError:  # the code is another: it is told as soon as it asks
+                self._ordered = False
+                self._look_again()
+                return
+            for _ in range(ROUNDS):  # what came before is taken in first
+                await asyncio.sleep(0)
+
+    def _order_ends(self) -> float | None:
+        """On the loop's clock. As long as a divergence is waited for, over all of this entry."""
+        if self._ordered_until is None:
+            left = self.run.turn_seconds_left()
+            seconds = REPLAY_SECONDS if left is None else min(REPLAY_SECONDS, left / 2)
+            self._ordered_until = asyncio.get_running_loop().time() + seconds
+        return self._ordered_until
+
+    def _look_again(self) -> None:
+        waiting, self._early = self._early, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
     async def note(self, kind: str, digest: str, value: Any) -> Any:
         """A value of time or chance: recorded the first time, the recorded one ever after."""
         recorded = self.journal.note(digest)
         if recorded is not None:
-            return recorded.value
+            await self.in_order(recorded[0])
+            return recorded[1].value
         await self.replayed()
         self.add(ValueNoted(digest=digest, kind=kind, value=value))
         return value
@@ -224,7 +276,9 @@ class Desk:
         """A durable sleep."""
         ordinal = self._sleeps.get(digest, 0)
         self._sleeps[digest] = ordinal + 1
-        if self.journal.note(digest) is not None:
+        noted = self.journal.note(digest)
+        if noted is not None:
+            await self.in_order(noted[0])
             return
         waits = [w for w in self.journal.waits.values() if w[0].digest == digest]
         if ordinal >= len(waits):

@@ -64,11 +64,12 @@ class Effects:
         self._calls_left -= 1
         if self._calls_left < 0:
             raise EffectFailed(EngineOutcome.LIMIT_REACHED, "the turn asked for more effects than its state declares")
-        entry = self.desk.journal.ask(effect.digest)
+        entry = self.desk.ask(effect.digest)
         if entry is None:
             if self.desk.leaving or self.desk.journal.unasked:  # seldom
                 await self.desk.replayed()
         elif entry.result is not None:
+            await self.desk.in_order(entry.result_seq)
             return entry
         elif entry.prevented is not None:
             raise EffectFailed(entry.prevented.outcome, entry.prevented.why)

@@ -56,6 +56,7 @@ class Entry(Struct):
     refused: bool = False  # its reply was no legal move, and the model was told
     repeats_doubt: bool = False  # its last intent repeats, under the same key, what may have happened
     left_behind: bool = False  # it belongs to an earlier turn, which left it in doubt
+    asked_seq: int = 0  # the event by which it was first asked for
     tried: tuple[Tried, ...] = ()  # failed attempts at models, oldest first
     prevented: CallPrevented | None = None  # no further attempt, because nothing was available
 
@@ -84,7 +85,8 @@ class Journal:
         self.entries: dict[int, Entry] = {}
         self._by_digest: dict[str, list[Entry]] = {}
         self._replaying = True
-        self._notes: dict[str, list[ValueNoted]] = {}
+        self._notes: dict[str, list[tuple[int, ValueNoted]]] = {}
+        self.to_come: set[int] = set()  # recorded requests and results that this entry hasn't come to yet
         self._asked: dict[str, int] = {}
         self._unasked = 0
         self._redone: set[int] = set()  # dead calls done again beside the turn
@@ -102,6 +104,7 @@ class Journal:
             case ModelReplied() | ToolReturned() if event.effect in self.entries:
                 entry = self.entries[event.effect]
                 entry.result, entry.result_seq = event, seq
+                self._comes(seq, entry)
             case AttemptFailed() if event.effect in self.entries:
                 self._failed(self.entries[event.effect], event)
             case DoubtCleared() if event.effect in self.entries:
@@ -113,8 +116,9 @@ class Journal:
             case MoveRefused() if event.effect in self.entries:
                 self.entries[event.effect].refused = True
             case ValueNoted():
-                self._notes.setdefault(event.digest, []).append(event)
+                self._notes.setdefault(event.digest, []).append((seq, event))
                 self._unasked += self._replaying
+                self._comes(seq)
             case ToolPinned():
                 self.pins[event.tool] = event
             case ToolRefused():
@@ -142,8 +146,15 @@ class Journal:
         ):  # else it says why an earlier turn's effect wasn't done again: no handler asks for it
             self._enter(Entry(event.effect, event, seq, event.at, prevented=event))
 
+    def _comes(self, seq: int, entry: Entry | None = None) -> None:
+        if self._replaying and not (entry is not None and entry.left_behind):
+            self.to_come.add(seq)
+
     def _enter(self, entry: Entry) -> Entry:
         self.entries[entry.effect] = entry
+        entry.asked_seq = entry.seq
+        if entry.seq:
+            self._comes(entry.seq)
         self._by_digest.setdefault(entry.intent.digest, []).append(entry)
         self._unasked += self._replaying  # what is added later was asked for when it was added
         return entry
@@ -153,6 +164,7 @@ class Journal:
         if event.happened:  # what it returned stands in this event, under the same name as in a result
             origin = tool_origin(entry.intent.tool) if isinstance(entry.intent, ToolCalled) else "model"
             entry.result, entry.result_seq = ToolReturned(effect=event.effect, value=event.value, origin=origin), seq
+            self._comes(seq, entry)
 
     def _intent(self, seq: int, event: Intent) -> None:
         entry = self.entries.get(event.effect)
@@ -182,15 +194,26 @@ class Journal:
         if ordinal >= len(recorded):
             return None
         self._unasked -= 1
+        self.to_come.discard(recorded[ordinal].asked_seq)
         return recorded[ordinal]
+
+    def pass_over(self, digest: str) -> None:
+        """What is asked for next under this digest was asked for, and its result isn't needed any more."""
+        entry = self.ask(digest)
+        if entry is not None:
+            self.to_come.discard(entry.result_seq)
+
+    def is_early(self, seq: int) -> bool:
+        """Whether this entry has yet to come to something that was recorded before event `seq`."""
+        return any(other < seq for other in self.to_come)
 
     def answers(self, digest: str) -> bool:
         """Whether the effect that is asked for next under this digest has its result."""
         recorded, ordinal = self._by_digest.get(digest, []), self._asked.get(digest, 0)
         return ordinal < len(recorded) and recorded[ordinal].result is not None
 
-    def note(self, digest: str) -> ValueNoted | None:
-        """The recorded value (time, chance, a finished sleep) that answers this request."""
+    def note(self, digest: str) -> tuple[int, ValueNoted] | None:
+        """The recorded value (time, chance, a finished sleep) that answers this request, with its event's number."""
         ordinal = self._asked.get(digest, 0)
         self._asked[digest] = ordinal + 1
         recorded = self._notes.get(digest, [])
@@ -212,5 +235,5 @@ class Journal:
         for digest, recorded in self._by_digest.items():
             found.extend(entry.intent for entry in recorded[self._asked.get(digest, 0) :])
         for digest, notes in self._notes.items():
-            found.extend(notes[self._asked.get(digest, 0) :])
+            found.extend(note for _, note in notes[self._asked.get(digest, 0) :])
         return found

@@ -304,7 +304,11 @@ class RecordedDesk(Desk):
             self._refuse_if_leaving()
             self.asked.append(_NOTES.get(kind, kind))
             await self.never()
-        return recorded.value
+        await self.in_order(recorded[0])
+        return recorded[1].value
+
+    def _order_ends(self) -> None:
+        return None
 
     async def _sleep_anew(self, seconds: float, digest: str) -> None:
         self.awaited.append(f"a sleep of {seconds:g} s")

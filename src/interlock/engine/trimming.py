@@ -42,7 +42,7 @@ async def trimmed(
     """
     said = _said(desk, thread)
     if said is not None:
-        desk.journal.ask(_digest(said[1].start))  # the summary was had before this was said
+        desk.journal.pass_over(_digest(said[1].start))  # the summary was had before this was said
         return _cut(before, *said)
     if before.bulk.tokens_max <= room:
         return None
