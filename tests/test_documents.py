@@ -31,8 +31,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 WORDS = """
 machine, state, outcome, record, run, task, turn, effect, attempt, event, account, ceiling, hold, settle, doubt,
 clear, grant, origin, breaker, lease, fallback, fence, token, key, inbox, wait, park, escalate, resolve, signal,
-status, rollback, compensation, fork, replay, orchestrator, worker, host, stranded, approval, window, notice, pin,
-server
+status, rollback, compensation, fork, replay, upgrade, orchestrator, worker, host, stranded, approval, window,
+notice, pin, server
 """.replace("\n", " ").strip()
 
 STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")
