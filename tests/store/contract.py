@@ -65,6 +65,7 @@ from tests.store.author import (
     running,
     status,
 )
+from tests.store.queue_contract import QueueContract
 
 BREAKER = "model:openai:gpt-5-mini"
 TERMS = Terms()
@@ -97,7 +98,7 @@ def dump(store: Store) -> list[Any]:
     return [[store.snapshot(run.number), store.events(run.number)] for run in runs]
 
 
-class StoreContract:
+class StoreContract(QueueContract):
     """Inherit, and say how to open one. `FORBIDDEN`: statements on the raw database that must be refused."""
 
     FORBIDDEN: tuple[str, ...] = ()
