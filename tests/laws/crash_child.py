@@ -33,7 +33,7 @@ from interlock.history import events as e
 from interlock.machine.limits import Limits, Price
 from interlock.machine.tools import Happened
 from interlock.reading import read_events
-from interlock.store.protocol import Answer, Commit, Store, Write
+from interlock.store.protocol import Answer, Commit, Reserve, Store, Write
 from tests.laws.audit import audit
 
 MODEL = "test:model"
@@ -79,7 +79,7 @@ class Case(BaseModel):
     n: int = 3
 
 
-@tool(does="read", within=WITHIN)
+@tool(does="read", within=WITHIN, concurrency=1, rate=(50, 1))
 async def look(call: Call[None], n: int) -> str:
     happens("look", call.key)
     return f"seen {n}"
@@ -147,7 +147,7 @@ def brain(request: ModelRequest) -> Any:
 
 @dataclass
 class Watched:
-    """A store whose commits are points."""
+    """A store whose commits are points, and so is each place taken for a call of a tool with limits."""
 
     store: Store
 
@@ -155,12 +155,13 @@ class Watched:
         return getattr(self.store, name)
 
     def write(self, batch: Sequence[Write]) -> list[Answer]:
-        commits = [write for write in batch if isinstance(write, Commit)]
-        if not commits:
-            return self.store.write(batch)
-        POINTS.pass_by("before a commit")
+        kinds = {Commit: "a commit", Reserve: "a reservation"}
+        names = {kinds[type(write)] for write in batch if type(write) in kinds}
+        for name in names:
+            POINTS.pass_by(f"before {name}")
         answers = self.store.write(batch)
-        POINTS.pass_by("after a commit")
+        for name in names:
+            POINTS.pass_by(f"after {name}")
         return answers
 
 

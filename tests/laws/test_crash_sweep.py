@@ -39,4 +39,5 @@ def test_a_run_survives_sigkill_at_every_point(tmp_path: Path, chance: Random) -
     # Commits share a transaction now and then, so a life may have a point or two less than the dry one.
     assert sum(scene["killed"][0] for scene in once) >= len(names) - 4
     assert {"before a commit", "after a commit", "model starts", "model ends"} <= set(names)
+    assert {"before a reservation", "after a reservation"} <= set(names)
     assert {f"{name} {end}" for name in ("look", "put", "charge", "mail") for end in ("starts", "ends")} <= set(names)
