@@ -4,7 +4,12 @@ call really happens, once, under a new key, and its result is in the log."""
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -18,6 +23,7 @@ from interlock.machine.tools import Happened
 from tests.laws.machines import Case, machine
 from tests.laws.stage import Stage, dies_at, on_stage
 
+ROOT = Path(__file__).parents[2]
 Fault = BaseException | None
 
 
@@ -468,3 +474,24 @@ class TestDyingWorkers:
 
         on_stage(play)
         assert len({key for key, _ in shop.paid}) == 1
+
+
+def test_a_redo_survives_sigkill_at_every_commit_and_every_word_of_a_person(tmp_path: Path) -> None:
+    """Real processes, a real file, a real outside world; see `redo_child`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.laws.redo_child", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr[-3000:]
+    names, scenes = said[0]["points"], said[1:]
+    wrong = [(names[each["fatal"] - 1], each) for each in scenes if not (each["resumed"] and each["holds"])]
+    assert wrong == [], f"{wrong}\n{done.stderr[-4000:]}"
+    assert sum(each["killed"] for each in scenes) >= len(names) - 4, "a life may share a transaction more or less"
+    points = {f"{when} a {what}" for when in ("before", "after") for what in ("commit", "leave")}
+    assert points | {"repair starts", "repair ends"} <= set(names)
