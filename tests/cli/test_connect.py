@@ -54,6 +54,17 @@ def test_what_a_server_does_not_have_is_named(terminal: Terminal, tmp_path: Path
     assert "`gone` can't be started" in said.out and "3 errors" in said.out
 
 
+def test_doctor_says_what_servers_need_and_starts_none(terminal: Terminal, tmp_path: Path) -> None:
+    there = target(tmp_path, 'here.tool("echo"), gone.tool("x")')
+    text = (tmp_path / "target.py").read_text()
+    (tmp_path / "target.py").write_text(text.replace('"here", ', '"here", env={"TOKEN": "{NO_SUCH_VARIABLE}"}, '))
+    said = terminal.here("doctor", there)
+    assert said.code == 1
+    assert "server `here` needs NO_SUCH_VARIABLE in the worker's environment" in said.out
+    assert "server `gone`: /no/such/program is not there, or is no program" in said.out
+    assert lines(tmp_path, "starts") == []
+
+
 def test_a_server_that_contradicts_a_declaration_is_worth_a_look(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("honest")
     said = terminal.here("check", target(tmp_path, 'here.tool("put", does="read")'), "--connect")

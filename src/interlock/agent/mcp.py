@@ -154,7 +154,7 @@ class Connection:
     async def _end(self, session: Session, why: str) -> None:
         while session.calls > 0 and not session.ended.why:
             await asyncio.sleep(0.05)
-        await session.end(why)
+        await session.end(why, gently=not self.server.command)
 
     # -- one call -----------------------------------------------------------------------------------------------------
 
@@ -179,8 +179,7 @@ class Connection:
                     call.tool, dict(call.arguments), meta={KEY_IN_META: call.key}, allow_input_required=True
                 )
         except TimeoutError:
-            if self.server.command:
-                self._leave(session, f"`{call.tool}` took longer than {call.seconds:g} s")
+            self._leave(session, f"`{call.tool}` took longer than {call.seconds:g} s")
             raise ServerFailed("timeout", f"no answer within {call.seconds:g} s", True) from None
         except asyncio.CancelledError:
             raise

@@ -22,6 +22,7 @@ from interlock.machine.servers import Server
 _OURS = os.urandom(16).hex()
 _CODE = -32_099
 _LATER = frozenset({429, 503})
+_BESIDES = 4  # an answer as a stream of events may be so many times as long: progress comes along with it
 
 
 class Fate(Struct, frozen=True):
@@ -57,37 +58,65 @@ async def http_streams(server: Server, headers: Mapping[str, str], ended: Ended)
 
 
 def _transport(httpx2: Any, most: int) -> Any:
+    class Events(httpx2.AsyncByteStream):  # type: ignore[misc] # the package is there only with the extra
+        """The events of one answer. What comes besides it is bounded as well."""
+
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            seen = 0
+            async for part in self._inner:
+                seen += len(part)
+                if seen > _BESIDES * most:
+                    raise httpx2.StreamError(f"the answer has more than {_BESIDES * most} bytes")
+                yield part
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
     class Transport(httpx2.AsyncHTTPTransport):  # type: ignore[misc] # the package is there only with the extra
         async def handle_async_request(self, request: Any) -> Any:
+            if request.method == "GET" and "last-event-id" not in request.headers:
+                return httpx2.Response(405)  # a way to say what nobody asked for; to go on with an answer is another
             try:
                 response = await super().handle_async_request(request)
-                answer = await _answer(httpx2, response, most)
+                if _is_stream(response) and _of_answer(response) is None:
+                    response.stream = Events(response.stream)
+                    return response
+                answer = await _answer(response, most)
             except httpx2.TransportError as wrong:
                 if request.method != "POST":
                     raise
                 answer = _of_error(httpx2, wrong)
-            return httpx2.Response(502, headers=_JSON, content=_told(answer)) if isinstance(answer, Fate) else answer
+            if isinstance(answer, Fate):
+                return httpx2.Response(502, headers=_JSON, content=_told(answer))
+            return httpx2.Response(response.status_code, headers=_kept(response), content=answer)
 
     return Transport()
 
 
-async def _answer(httpx2: Any, response: Any, most: int) -> Any:
-    """The answer as the library may see it, or what it means. Events are bounded one by one, by the library."""
-    fate = _of_answer(response)
-    if fate is not None or response.headers.get("content-type", "").startswith("text/event-stream"):
-        if fate is not None:
-            await response.aclose()
-        return fate or response
-    body = bytearray()
+def _is_stream(response: Any) -> bool:
+    return bool(response.headers.get("content-type", "").startswith("text/event-stream"))
+
+
+async def _answer(response: Any, most: int) -> bytes | Fate:
+    """The body of an answer, or what it means instead."""
+    fate, body = _of_answer(response), bytearray()
     try:
+        if fate is not None:
+            return fate
         async for part in response.stream:
             body += part
             if len(body) > most:
                 return Fate("oversize", f"the answer has more than {most} bytes", retry=False)
     finally:
         await response.aclose()
-    kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_BODY]
-    return httpx2.Response(response.status_code, headers=kept, content=bytes(body))
+    return bytes(body)
+
+
+def _kept(response: Any) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_BODY]
 
 
 _OF_THE_BODY = ("content-length", "transfer-encoding", "content-encoding")

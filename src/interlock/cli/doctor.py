@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import apsw
@@ -20,6 +22,8 @@ from interlock.cli.notices import dead_notices, overdue
 from interlock.cli.options import check_lasting, named, open_lasting, print_json, shared
 from interlock.cli.wording import visible
 from interlock.errors import Finding, InvalidMachine, StoreError, UnknownModel
+from interlock.machine.rules.remark import tool_uses
+from interlock.machine.servers import ServerTool, references
 from interlock.machine.table import AnyMachine
 from interlock.store.protocol import RunFilter, Store
 from interlock.stuck import stuck_runs
@@ -86,6 +90,7 @@ def _of_targets(targets: tuple[str, ...], store: str | None) -> Iterator[Finding
         except target.NoTarget as wrong:
             yield Finding("target", f"{wrong.message}. Mend it, or name another TARGET")
     yield from _models(machines)
+    yield from _servers(machines)
     yield from _store(store, machines)
 
 
@@ -97,6 +102,21 @@ def _models(machines: list[AnyMachine]) -> Iterator[Finding]:
                 models.find(name)
             except UnknownModel as unknown:
                 yield Finding("model", f"{machine.name}: {unknown}")
+
+
+def _servers(machines: list[AnyMachine]) -> Iterator[Finding]:
+    """What servers need on this host. None is started: `check --connect` does."""
+    uses = [tool for machine in machines for tool, _ in tool_uses(machine) if isinstance(tool, ServerTool)]
+    if uses and find_spec("mcp") is None:
+        yield Finding("server", "the package that speaks to servers is missing. pip install 'interlock[mcp]'")
+    for server in dict.fromkeys(tool.server for tool in uses):
+        given = [text for _, text in (*server.env, *server.headers)]
+        missing = sorted({name for text in given for name in references(text) if name not in os.environ})
+        if missing:
+            yield Finding("server", f"server `{server.name}` needs {', '.join(missing)} in the worker's environment")
+        if server.command and shutil.which(server.command[0]) is None:
+            where = f"server `{server.name}`: {server.command[0]} is not there, or is no program"
+            yield Finding("server", f"{where}. Install it, or name it with its path")
 
 
 def _store(url: str | None, machines: list[AnyMachine]) -> Iterator[Finding]:
