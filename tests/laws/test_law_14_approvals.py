@@ -16,7 +16,7 @@ from interlock.reading import OpenWait
 from interlock.store.protocol import InboxItem, Leave
 from interlock.testing import ScriptedModel, call, choose
 from tests.laws.approving import MINUTES, Order, Till, denied_goes_another_way, in_code, in_model, in_use
-from tests.laws.stage import Stage, on_stage
+from tests.laws.stage import Stage, dies_at, on_stage
 
 Scene = Callable[[Stage, Any, Till], Any]
 
@@ -82,6 +82,24 @@ def test_in_a_model_state_what_is_approved_is_called_and_the_model_isn_t_asked_a
         await stage.client.approve(run.id)
         assert ((await run.result()).status, till.sums, len(model.requests)) == ("completed", [500], 2)
         assert "A-17 500" in str(model.requests[1].messages)
+
+    on_stage(scene, model)
+
+
+def test_a_model_that_calls_several_at_once_has_each_approved() -> None:
+    till = Till()
+    calls = [call("refund", order_id="A-17", cents=cents) for cents in (1, 1, 2)]
+    model = ScriptedModel([calls, choose("done")])
+
+    async def scene(stage: Stage) -> None:
+        run = await started(stage, in_model(till))
+        found = await asked(stage, 3)
+        assert sorted(wait.call["args"]["cents"] for wait in found) == [1, 1, 2]
+        for wait in reversed(found):
+            await stage.client.approve(run.id, wait=wait.number)
+        assert (await run.result()).status == "completed"
+        assert till.sums == [1, 1, 2] and len(model.requests) == 2
+        till.assert_nothing_twice()
 
     on_stage(scene, model)
 
@@ -219,6 +237,29 @@ def test_a_handler_may_go_another_way_when_it_is_denied() -> None:
 
 
 # -- one yes, one effect ----------------------------------------------------------------------------------------------
+
+
+def test_one_yes_covers_an_attempt_whose_end_nobody_knows() -> None:
+    """Its worker died in the middle of the call: it is repeated under its key, and nobody is asked again."""
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        first = await stage.worker(machine := in_use(till), fail=dies_at(4, "lose"))
+        run = await stage.client.start(machine, Order())
+        [wait] = await asked(stage)
+        await stage.client.approve(run.id)
+        await stage.until(lambda: first.world.committer.died.is_set())  # type: ignore[attr-defined]
+        await stage.kill(first)
+        assert till.sums == [500] and stage.of(e.ToolReturned) == []
+        await stage.worker(machine)
+        assert (await run.result()).status == "completed"
+        assert [(called.attempt, called.approval) for called in stage.of(e.ToolCalled)] == [
+            (1, wait.number),
+            (2, wait.number),
+        ]
+        till.assert_nothing_twice()
+
+    on_stage(scene)
 
 
 def test_one_yes_covers_the_attempts_of_its_effect() -> None:
@@ -390,27 +431,36 @@ def test_a_yes_that_nobody_used_in_time_is_asked_for_again() -> None:
     on_stage(scene)
 
 
-def test_a_yes_that_expires_while_its_call_waits_for_a_place_is_asked_for_again() -> None:
-    """A tool that one at a time may use: what is permitted is looked at again after the waiting."""
+@pytest.mark.parametrize(("valid", "busy"), [(5, 8), (100, 150)], ids=["waiting here", "parked"])
+def test_a_yes_that_expires_while_its_call_waits_for_a_place_is_asked_for_again(valid: float, busy: float) -> None:
+    """Of a tool that one at a time may use. What was permitted before the waiting is looked at again after it."""
     till = Till()
 
-    @tool(does="write", keyed=True, within=9 * MINUTES, concurrency=1, name="refund")
+    def handler(refund: Any) -> Any:
+        @state(tools=[refund], within=MINUTES)
+        async def work(turn: Turn[Order]) -> Literal["done"]:
+            await turn.call(refund, "A-17", 500)
+            return "done"
+
+        return work
+
+    @tool(does="write", keyed=True, within=MINUTES, concurrency=1, name="refund")
     async def slowly(call: Call[None], order_id: str, cents: int) -> str:
-        await asyncio.sleep(150)
+        await asyncio.sleep(busy)
         return "at last"
 
-    uses = use(slowly, args={"order_id": "order_id", "cents": "cents"}, within=9 * MINUTES).then({"done": "end"})
+    uses = use(slowly, args={"order_id": "order_id", "cents": "cents"}, within=MINUTES).then({"done": "end"})
     slow = Machine("slow", Order, table={"s": uses, "end": final()})
 
     async def scene(stage: Stage) -> None:
-        machine = in_use(till, within=100, concurrency=1)
+        machine = in_code(till, handler, concurrency=1, approve_within=valid)
         await stage.worker(machine, slow)
         run = await stage.client.start(machine, Order())
         [wait] = await asked(stage)
         await stage.client.start(slow, Order())
         await asyncio.sleep(1)
         await stage.client.approve(run.id, args={"cents": 300})
-        await stage.until(lambda: len(stage.of(e.ApprovalRefused, run.id)) == 1, 4 * MINUTES)
+        await stage.until(lambda: len(stage.of(e.ApprovalRefused, run.id)) == 1, MINUTES)
         [again] = waits(stage)
         assert wait.number != again.number and till.paid == []
         assert again.run == run.id and again.call["args"]["cents"] == 500, "as it was asked for first"

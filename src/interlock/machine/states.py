@@ -161,7 +161,7 @@ class UseState(State[Literal["done"], Any, Any]):
     @property
     def active(self) -> float:
         """With `approve=`, `within` is the person's time; the call has what any `use` has, or twice the tool's own."""
-        return self.within if self.approve is None else min(self.within, max(USE_SECONDS, 2 * self.tool.within))
+        return self.within if self.approve is None else max(USE_SECONDS, 2 * self.tool.within)
 
     @property
     def kind(self) -> str:
