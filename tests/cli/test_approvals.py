@@ -206,3 +206,25 @@ def test_a_run_that_waits_for_something_else_takes_no_approval(till: Till) -> No
     till.here("resolve", run, "drop", "--yes").refused("answered first, by bob at")
     assert till.goes_on(run) == 1
     till.here("deny", run, "--yes").refused("asks for no approval")
+
+
+def test_no_verb_shows_what_deceives(till: Till) -> None:
+    """A look-alike, a direction mark and a character without width, in what is to be approved and in what is said."""
+    sly = "p\u0430y\u202e\u200b"
+    run = till.asking(order=sly)
+    till.here("deny", run, "--by", sly, "--reason", sly, "--yes")
+    assert till.goes_on(run) == 3
+    other = till.asking(order=sly)
+    for args in (
+        [],
+        ["show", run],
+        ["show", other],
+        ["log", run],
+        ["waiting"],
+        ["runs"],
+        ["doctor"],
+        ["approve", other],
+    ):
+        done = till.here(*args)
+        assert not set("\u0430\u202e\u200b") & set(done.out + done.err), args
+    assert "p\\u0430y\\u202e\\u200b" in till.here("log", run).out
