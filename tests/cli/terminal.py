@@ -23,11 +23,13 @@ MACHINES = '''
 """Machines to be run by commands."""
 
 import asyncio
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
 from interlock import Call, Limits, Machine, Turn, ask, final, model_state, state, tool, use, wait
+from interlock.errors import NotDone
 
 MODEL = "openai:gpt-5-mini"
 
@@ -126,6 +128,18 @@ booker = Machine("booker", Note, limits=Limits(turns=20), table={
     "page": use(page, args={"name": "name"}, within=30).then({"done": "person"}),
     "person": person.then({"handled": "closed", "drop": "lost", "timeout": "lost"}),
     **ends,
+})
+
+
+@tool(does="write", keyed=True, within=10)
+async def pay(call: Call[None], name: str) -> str:
+    if not Path(__file__).with_name("open").exists():
+        raise NotDone("the shop is \\x1b[31mclosed", retry=True)
+    return f"paid {name}"
+
+
+payer = Machine("payer", Note, limits=Limits(turns=5, attempts=1), table={
+    "pay": use(pay, args={"name": "name"}, within=30).then({"done": "closed", "error": "lost"}), **ends,
 })
 
 

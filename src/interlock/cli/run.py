@@ -36,6 +36,7 @@ from interlock.client import Client, RunHandle
 from interlock.engine.record import dump_record
 from interlock.errors import StoreError
 from interlock.fitting import check_key
+from interlock.history.calls import pending
 from interlock.history.events import Event
 from interlock.machine.limits import Price
 from interlock.machine.table import AnyMachine
@@ -51,6 +52,10 @@ class BrokenOff(click.ClickException):
     """The run couldn't be written any further. It lies as its last commit left it."""
 
     exit_code = 1
+
+
+LOOK_SECONDS = 0.05
+"""How often one looks whether an ended run has seen to what was said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def _go_on(client: Client, handle: RunHandle[Any], order: Order) -> str:
 async def _settled(handle: RunHandle[Any], teller: Teller, stop: asyncio.Event) -> None:
     """Until the run has ended, waits for somebody, or shall stop. Raises the `StoreError` that keeps its worker from
     writing."""
-    result = asyncio.create_task(handle.result(until_waiting=True), name="result")
+    result = asyncio.create_task(_result(handle), name="result")
     stopped = asyncio.create_task(stop.wait(), name="interrupted")
     try:
         any_of: set[asyncio.Future[Any]] = {result, stopped, teller.broken}
@@ -167,6 +172,13 @@ async def _settled(handle: RunHandle[Any], teller: Teller, stop: asyncio.Event) 
     finally:
         result.cancel()
         stopped.cancel()
+
+
+async def _result(handle: RunHandle[Any]) -> None:
+    """Until the run has ended or waits for somebody, and what was said of its calls after its end is seen to."""
+    await handle.result(until_waiting=True)
+    while (view := handle.show()).ended and (view.row.mail or pending(view.state)):
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _handle(client: Client, order: Order) -> RunHandle[Any]:
