@@ -114,13 +114,13 @@ def standing(store: Store, view: RunView) -> str:
         case "waiting" | "paused" if view.row.mail:
             return f"{view.status.upper()} {state} {since}; an answer lies in the inbox until a worker takes the run"
         case "waiting":
-            return f"WAITING for {_awaited(view)}, {state} {since}{_due(view)}"
+            return f"WAITING for {_awaited(view)}, {state} {since}{_due(view)}{_going_back(view)}"
         case "running":
-            return f"RUNNING {state} {since}, held by {_worker(store, view)}"
+            return f"RUNNING {state} {since}, held by {_worker(store, view)}{_going_back(view)}"
         case "ready":
             return f"READY {state} {since}: lies until a worker takes it"
         case "paused":
-            return f"PAUSED {state} {since}"
+            return f"PAUSED {state} {since}{_going_back(view)}"
         case _:
             return f"{view.status.upper()} {state}, {since} ago"
 
@@ -134,6 +134,10 @@ def _stuck(store: Store, view: RunView) -> str:
 
 def _stuck_json(stuck: Stuck) -> dict[str, Json]:
     return {"stranded": stuck.stranded, "why": stuck.why, "remedy": stuck.remedy}
+
+
+def _going_back(view: RunView) -> str:
+    return f"; going back to turn {view.state.rollback[0]}" if view.state.rollback else ""
 
 
 def _awaited(view: RunView) -> str:
@@ -179,7 +183,7 @@ def _reason(wait: OpenWait) -> str:
     if wait.why == "approve":
         return because(wait)
     asked = f"asks `{visible(wait.of, 40)}`" if wait.of else f"waits for `{visible(wait.signal or wait.why, 40)}`"
-    ended = f"the turn ended `{visible(wait.outcome, 60)}`; " if wait.outcome else ""
+    ended = f"the turn ended `{visible(wait.outcome, 60)}`; " if wait.outcome and wait.why != "undo" else ""
     return f"{ended}{asked}: {visible(wait.prompt, 200)}" if wait.prompt else f"{ended}{asked}"
 
 
@@ -234,8 +238,12 @@ def _steps(view: RunView, short: str, dead: bool) -> Iterator[str]:
     elif view.status == "running":
         yield f"log {short} -f"
     yield f"log {short}"
-    if not view.ended:
-        yield f"cancel {short}"
+    if view.ended:
+        yield f"fork {short} --at TURN"
+        return
+    if view.status in ("waiting", "paused") and not view.state.rollback and view.row.turn > 1:
+        yield f"rollback {short} --to TURN"
+    yield f"cancel {short}"
 
 
 def _answers(wait: OpenWait, short: str, several: bool) -> Iterator[str]:
