@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from interlock.agent.model import Models
 from interlock.agent.prices import price_of
 from interlock.agent.providers import ProviderModels
+from interlock.agent.scripted_servers import ScriptedServers
 from interlock.clock import Clock, SystemClock
 from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Committer, InlineCommitter, ThreadCommitter
@@ -237,4 +238,5 @@ def virtual_world(
         price_of=Prices(prices or {}),
         offload=at_once,
         timing=timing or Timing(),
+        servers=ScriptedServers({}),  # real processes don't live in virtual time
     )

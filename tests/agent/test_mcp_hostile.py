@@ -6,7 +6,10 @@ What it really did is read from its files: `done` has a line per effect, `starts
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,11 +82,23 @@ def test_all_that_a_hung_server_has_started_is_killed_with_it(tmp_path: Path) ->
 
 
 def test_a_server_that_starts_slowly_costs_no_doubt(tmp_path: Path) -> None:
-    put = hostile(tmp_path, "late=1.2").tool("put", does="send", within=0.4)
-    result, log = play(tmp_path, calling(put, n=1))
+    """It has to be started in the middle of the run, and takes longer than a call may."""
+    server = hostile(tmp_path, "late=2.0")
+    put = server.tool("put", does="send", within=1.0)
+
+    @state(tools=[put], writes=["said"])
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        await turn.call(put, n=1)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(lines(tmp_path, "starts")[-1]), signal.SIGKILL)
+        turn.record.said = await turn.call(put, n=2)
+        return "done"
+
+    result, log = play(tmp_path, machine(work, attempts=4), timing=Timing(grace=0.05, park_after=20.0))
     assert (result.status, result.record.said) == ("completed", "put")
-    assert lines(tmp_path, "done") == [f"put 1  {result.id}-1"]
-    assert not of(log, e.DoubtCleared)
+    assert [line.split()[:2] for line in lines(tmp_path, "done")] == [["put", "1"], ["put", "2"]]
+    unsent = [failed for failed in of(log, e.AttemptFailed) if not failed.sent]
+    assert unsent and not any(failed.doubt for failed in unsent)
 
 
 def test_a_server_that_never_speaks_is_unavailable(tmp_path: Path) -> None:
@@ -299,6 +314,15 @@ def test_structured_content_is_the_result(tmp_path: Path) -> None:
     structured = hostile(tmp_path).tool("structured", does="read")
     result, _ = play(tmp_path, calling(structured, text="yes"))
     assert result.record.said == {"said": "yes"}
+
+
+def test_a_result_that_is_too_deep_for_any_reader_is_refused(tmp_path: Path) -> None:
+    deep = hostile(tmp_path).tool("deep", within=20.0)
+    result, log = play(tmp_path, calling(deep, text="120"))
+    assert (result.status, result.reason) == ("waiting", "error")
+    (failed,) = of(log, e.AttemptFailed)
+    assert (failed.kind, failed.doubt) == ("malformed", False)
+    assert "nested more than" in failed.message
 
 
 # -- it wants more than it gets ----------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from interlock.agent.mcp_http import fate_of
 from interlock.agent.mcp_session import Restarts, Session, Words
 from interlock.agent.server_results import masked, text_of, value_of
 from interlock.agent.servers import Listed, ServerCall, ServerFailed
-from interlock.canonical import Json, encode
+from interlock.canonical import Json, as_stored, encode
+from interlock.errors import BadInput
 from interlock.machine.servers import Server
 
 KEY_IN_META = "interlock/key"
@@ -235,7 +236,11 @@ class Connection:
         if answer.get("isError"):
             raise ServerFailed("tool_error", self._words.of(text_of(blocks) or "it answered that it failed"))
         value = value_of(blocks, answer.get("structuredContent"), self.server.binary_bytes_max)
-        if (size := len(encode(value))) > self.server.result_bytes_max:
+        try:
+            size = len(encode(as_stored(value)))
+        except BadInput as wrong:
+            raise ServerFailed("malformed", f"the result {wrong}", False, True) from None
+        if size > self.server.result_bytes_max:
             bound = self.server.result_bytes_max
             raise ServerFailed("oversize", f"the result has {size} bytes, and {bound} are allowed", False, True)
         return masked(value, self._words.secrets)

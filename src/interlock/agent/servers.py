@@ -14,7 +14,11 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from interlock.canonical import Json, encode, in_key_order, sha256
+from interlock.errors import BadInput
 from interlock.machine.servers import Pin, Server
+
+UNREADABLE = "unreadable"
+"""The digest of what can't be written down, and so is never pinned."""
 
 
 class Listed(Struct, frozen=True):
@@ -30,7 +34,12 @@ class Listed(Struct, frozen=True):
     def digest(self) -> str:
         """Of all it says of itself, in whatever order."""
         said = [self.name, self.description, self.schema, self.output, self.hints]
-        return sha256(encode(in_key_order(said))).hex()  # whole: a server may look for two tools with one short digest
+        try:
+            return sha256(
+                encode(in_key_order(said))
+            ).hex()  # whole: a server may look for two tools of one short digest
+        except BadInput:
+            return UNREADABLE
 
     def pin(self) -> Pin:
         return Pin(self.digest, self.schema, self.description)

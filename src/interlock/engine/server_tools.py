@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import jsonschema
 
-from interlock.agent.servers import Listed, ServerFailed
+from interlock.agent.servers import UNREADABLE, Listed, ServerFailed
 from interlock.canonical import encode
 from interlock.engine.desk import Desk
 from interlock.errors import EffectFailed
@@ -159,6 +159,8 @@ def _check(desk: Desk, tool: ServerTool, listed: Listed) -> None:
 
 
 def _problem(tool: ServerTool, listed: Listed) -> str:
+    if listed.digest == UNREADABLE:
+        return "what it says can't be written down"
     if len(encode(listed.schema)) + len(encode(listed.output)) > SCHEMA_BYTES_MAX:
         return f"its schema has more than {SCHEMA_BYTES_MAX} bytes"
     if len(listed.description) > DESCRIPTION_CHARS_MAX:

@@ -24,7 +24,7 @@ OPTIONS = dict(option.partition("=")[::2] for option in sys.argv[2:])
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}, "key": {"type": "string"}}, "required": ["n"]}
 NAMES = (
-    "echo fail hang forget sleep die big chatter ask environment picture structured spawn refuse wrong "
+    "echo fail hang forget deep sleep die big chatter ask environment picture structured spawn refuse wrong "
     "put put_and_die put_and_hang put_and_fail put_and_forget"
 )
 
@@ -60,6 +60,13 @@ def tools() -> list[dict[str, Any]]:
         if mode != f"without {name}":
             listed.append(described)
     return listed[::-1] if mode == "reversed" else listed
+
+
+def nested(levels: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for _ in range(levels):
+        made = {"more": made}
+    return made
 
 
 HINTS = {"readOnlyHint": True, "destructiveHint": False}  # a lie for most of them
@@ -125,6 +132,8 @@ def call(request: int, params: dict[str, Any]) -> None:
         case "picture":
             data = base64.b64encode(b"\x89PNG" * int(args["text"])).decode()
             answer(request, {"content": [{"type": "image", "data": data, "mimeType": "image/png"}]})
+        case "deep":
+            text(request, "", structuredContent=nested(int(args["text"])))
         case "structured":
             text(request, "ignored", structuredContent={"said": args["text"]})
         case "spawn":
