@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import BaseModel
 
+from interlock import testing
 from interlock.agent.model import Models
 from interlock.agent.scripted import ScriptedModels
 from interlock.bootstrap import virtual_world
@@ -30,7 +31,7 @@ from interlock.machine.table import Machine
 from interlock.reading import read_events
 from interlock.store.protocol import Store
 from interlock.store.sqlite import SqliteStore
-from interlock.testing import ALONE, Played, play
+from interlock.testing import ALONE, Played
 from interlock.worker import Worker
 from tests.replaying import REPLAYS
 
@@ -43,6 +44,17 @@ STORES: Mapping[str, Callable[[Path, ManualClock], Store]] = {
     "memory": lambda folder, clock: SqliteStore(":memory:", clock=clock),
     "file": lambda folder, clock: SqliteStore(folder / "store.db", clock=clock, durability="crash"),
 }
+
+
+def play(machine: Machine[R, Any], record: R | Mapping[str, Any], **how: Any) -> Played[R]:
+    """Play one run as `interlock.testing.play` does, on a store of its own; after the test it is replayed."""
+    clock = ManualClock()
+    store = SqliteStore(":memory:", clock=clock)
+    try:
+        return testing.play(machine, record, store=store, clock=clock, **how)
+    finally:
+        world = virtual_world(store, clock, models=ScriptedModels(()), timing=how.get("timing", ALONE))
+        REPLAYS.add(store, replace(world, price_of=lambda name, table: table.get(name, PRICE)), [machine], store.close)
 
 
 class StageClient(Client):
@@ -77,7 +89,7 @@ class Stage:
     def play(self, machine: Any, record: Any, **how: Any) -> Played[Any]:
         """Play a run on this store; its log is verified at the end."""
         self.machines.append(machine)
-        return play(machine, record, store=self.store, clock=self.clock, **how)
+        return testing.play(machine, record, store=self.store, clock=self.clock, **how)
 
     def close(self) -> None:
         """Once its runs have been replayed."""

@@ -8,11 +8,11 @@ import pytest
 
 from interlock.agent.model import ModelFailed
 from interlock.cli.story import Told, tell
-from interlock.testing import Played, play
+from interlock.testing import Played
 from tests.cli.terminal import Terminal
 from tests.laws.machines import Case
 from tests.laws.several_models import DOWN, FIRST, OK, SECOND, THIRD, asks, brains
-from tests.stage import Stage, stage
+from tests.stage import Stage, play, stage
 
 __all__ = ["stage"]
 

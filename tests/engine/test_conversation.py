@@ -15,9 +15,10 @@ from interlock.engine.live_run import leave_evidence
 from interlock.history import events as e
 from interlock.machine.limits import Limits
 from interlock.machine.tools import Happened
-from interlock.testing import ScriptedModel, call, choose, play
+from interlock.testing import ScriptedModel, call, choose
 from tests.laws.machines import MODEL, Case
 from tests.laws.stage import Stage, on_stage
+from tests.stage import play
 
 
 def paying(granted: Any, within: float, **moves: str) -> Any:

@@ -13,8 +13,9 @@ from interlock.errors import NotDone
 from interlock.history.events import ModelReplied, MoveRefused, ToolCalled
 from interlock.machine.tools import Call
 from interlock.redteam.investigator import ORDER, investigator
-from interlock.testing import Played, ScriptedModel, assert_log, call, choose, play
+from interlock.testing import Played, ScriptedModel, assert_log, call, choose
 from tests.examples.example import SHOP_LOG, load
+from tests.stage import play
 
 incident = load("incident")
 CALL: Call[None] = Call(None, key="k", run="r", attempt=1, seconds_left=10.0)

@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 
 from interlock import Client, Worker
-from interlock.testing import ScriptedModel, ScriptedServers, assert_log, call, choose, play
+from interlock.testing import ScriptedModel, ScriptedServers, assert_log, call, choose
 from tests.agent.served import npm
 from tests.examples.example import EXAMPLES, load
+from tests.stage import play
 
 module = load("reader")
 reader = module.reader

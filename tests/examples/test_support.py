@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from interlock.agent.model import ModelFailed
 from interlock.agent.scripted import ScriptedModels
-from interlock.testing import ScriptedModel, assert_log, call, choose, play
+from interlock.testing import ScriptedModel, assert_log, call, choose
 from tests.examples.example import load
+from tests.stage import play
 
 support = load("support").support
 CASE = {"question": "Where is my money?", "order_id": "A-17"}

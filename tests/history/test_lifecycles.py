@@ -12,7 +12,8 @@ from interlock import Call, Limits, Machine, Turn, ask, final, state, tool
 from interlock.history.events import TYPES, AttemptFailed, Event
 from interlock.history.fold import RunState
 from interlock.history.lifecycles import EFFECT, LIFECYCLES, RUN, page
-from interlock.testing import ScriptedModel, play, say
+from interlock.testing import ScriptedModel, say
+from tests.stage import play
 
 
 class Note(BaseModel):

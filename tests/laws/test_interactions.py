@@ -38,9 +38,10 @@ from interlock.errors import StoreError
 from interlock.history import events as e
 from interlock.machine.limits import Limits
 from interlock.store.protocol import Answer, Commit, Failed, InboxItem, Join, Leave, Store, Write
-from interlock.testing import Played, ScriptedModel, choose, play, say
+from interlock.testing import Played, ScriptedModel, choose, say
 from tests.laws.machines import MODEL, Case, Tools, machine
 from tests.laws.stage import Stage, on_stage
+from tests.stage import play
 
 
 def of(record: type[BaseModel], handler: Any, name: str = "scene", **more: Any) -> Any:

@@ -19,9 +19,9 @@ from interlock.history import events as e
 from interlock.machine.limits import Limits
 from interlock.machine.table import Machine
 from interlock.store.protocol import Answer, Claim, Commit, Store, Write
-from interlock.testing import play
 from tests.laws.machines import MODEL, Case, Tools, machine
 from tests.laws.stage import Stage, dies_at, on_stage
+from tests.stage import play
 
 
 class Recorder:

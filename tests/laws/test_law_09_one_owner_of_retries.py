@@ -17,9 +17,9 @@ from interlock.engine.timing import Timing
 from interlock.errors import NotDone
 from interlock.history import events as e
 from interlock.policy.retry import BASE_SECONDS, CAP_SECONDS, LEAST, delay_seconds
-from interlock.testing import play
 from tests.laws.machines import MODEL, Case, Tools, machine
 from tests.laws.stage import PRICE, Stage, on_stage
+from tests.stage import play
 
 OK = ModelReply(text="ok", tokens_in=10, tokens_out=2)
 

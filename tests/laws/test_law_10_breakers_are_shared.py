@@ -20,12 +20,12 @@ from interlock.errors import EffectFailed, NotDone
 from interlock.history import events as e
 from interlock.policy.breaker import Terms
 from interlock.store.protocol import Answer, Refused, Store, Write
-from interlock.testing import play
 from interlock.worker import Worker
 from tests.laws.machines import Case, Tools, machine
 from tests.laws.several_models import DOWN, FIRST, MOVES, OK, SECOND, THIRD, asks, brains, calls
 from tests.laws.stage import Stage, dies_at, on_stage
 from tests.stage import Stage as Stages
+from tests.stage import play
 
 # -- fallbacks --------------------------------------------------------------------------------------------------------
 

@@ -31,8 +31,8 @@ from interlock.engine import live_run, model_turn, threads
 from interlock.history.events import AnswerDropped, ModelReplied, Transitioned
 from interlock.reading import verify_run
 from interlock.store.protocol import InboxItem, Leave
-from interlock.testing import ModelReply, ScriptedModel, call, choose, play, say
-from tests.stage import Stage
+from interlock.testing import ModelReply, ScriptedModel, call, choose, say
+from tests.stage import Stage, play
 
 M = "acme:small"
 

@@ -87,8 +87,11 @@ _STATES: dict[tuple[Any, ...], tuple[ModelState, ModelState]] = {}
 async def unchanged(desk: Desk, tools: Sequence[Tool[Any, Any, Any]]) -> None:
     """Ask the servers whether their tools are still what the run knows: before they are offered. Raises as `pinned`."""
     asked: Asked = {}
-    for tool in tools:
-        if isinstance(tool, ServerTool):
+    ours = [tool for tool in tools if isinstance(tool, ServerTool)]
+    for tool in ours:
+        _as_told_before(desk, tool)
+    if desk.live:
+        for tool in ours:
             listed = await _found(desk, tool, asked)
             if listed.digest != _digest_of(desk, tool):
                 said = f"`{tool.server.name}` describes `{tool.remote}` in another way than when this run first used it"
@@ -125,11 +128,16 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
     kept[key] = value
 
 
+def _as_told_before(desk: Desk, tool: ServerTool) -> None:
+    """Raises what this turn was told of a tool before it was entered again."""
+    refused = desk.journal.refusals.get(tool.name)
+    if refused is not None:
+        raise EffectFailed(_OUTCOMES.get(refused.why, EngineOutcome.ERROR), refused.message)
+
+
 async def _found(desk: Desk, tool: ServerTool, asked: Asked) -> Listed:
     """What the live server says of a tool, asked once for all of its tools."""
-    refused = desk.journal.refusals.get(tool.name)
-    if refused is not None:  # this turn was told so before
-        raise EffectFailed(_OUTCOMES.get(refused.why, EngineOutcome.ERROR), refused.message)
+    _as_told_before(desk, tool)
     if tool.server not in asked:
         asked[tool.server] = await _listing(desk, tool)
     found = asked[tool.server].get(tool.remote)
