@@ -4,6 +4,7 @@ server's is believed or asked for again.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 import pytest
@@ -140,3 +141,60 @@ def test_an_error_is_a_doubt_or_not_as_its_tool_declares() -> None:
     assert (run.status, run.result.reason) == ("waiting", "error")
     (failed,) = (event for event in run.events if isinstance(event, e.AttemptFailed))
     assert not failed.doubt
+
+
+def test_a_limit_across_runs_holds_for_a_server_too() -> None:
+    single = desk.tool("put", does="write", keyed=True, concurrency=1)
+    under_way, most = 0, 0
+
+    async def one_at_a_time(n: int) -> str:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(3)
+        under_way -= 1
+        return "put"
+
+    @state(tools=[single], within=1e4)
+    async def file(turn: Turn[Case, Any]) -> Literal["done"]:
+        await turn.call(single, n=turn.record.n)
+        return "done"
+
+    async def scene(stage: Stage) -> None:
+        with_servers(stage, served(put=one_at_a_time))
+        made = machine(file)
+        await stage.worker(made)
+        await stage.worker(made)
+        runs = [await stage.client.start(made, Case(n=n)) for n in range(4)]
+        await stage.until(lambda: all(stage.status(run.id) == "completed" for run in runs))
+        assert most == 1
+
+    on_stage(scene)
+
+
+def test_a_call_that_was_refused_is_redone_when_the_server_is_as_it_was() -> None:
+    """By a person, who has put it back: the run is still held to what it has pinned."""
+    servers = served()
+
+    @state(tools=[put], within=1e5)
+    async def twice(turn: Turn[Case, Any]) -> Literal["done"]:
+        await turn.call(put, n=1)
+        await turn.sleep(100)
+        await turn.call(put, n=2)
+        return "done"
+
+    async def scene(stage: Stage) -> None:
+        with_servers(stage, servers)
+        made = machine(twice)
+        await stage.worker(made)
+        handle = await stage.client.start(made, Case())
+        await stage.until(lambda: stage.status() == "waiting")
+        servers.describe("desk", "put", {"type": "object"}, "puts, and tells everybody")
+        await stage.until(lambda: stage.client.store.find(handle.id).reason == "denied")
+        servers.describe("desk", "put", {"type": "object"})
+        await stage.client.resolve(handle.id, "retry", by="me")
+        await stage.until(lambda: stage.status() == "completed")
+        assert len(stage.of(e.ToolPinned)) == 1
+        assert [arguments for _, _, arguments in servers.calls] == [{"n": 1}, {"n": 1}, {"n": 2}]
+
+    on_stage(scene)
