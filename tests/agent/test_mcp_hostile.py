@@ -285,7 +285,7 @@ def test_a_server_that_never_stops_talking_is_ended(tmp_path: Path) -> None:
     assert result.record.said == "done"
     result, log = play(tmp_path, calling(chatter, text="100000"), "other.db", timing=Timing(park_after=5.0))
     assert (result.status, result.reason) == ("waiting", "retries_spent")
-    assert "10000 things that nobody asked for" in of(log, e.AttemptFailed)[0].message
+    assert "10000 things in a row that nobody asked for" in of(log, e.AttemptFailed)[0].message
 
 
 @pytest.mark.parametrize("size", [200_000, 30_000_000])

@@ -17,7 +17,7 @@ from interlock.agent.servers import Ended, ServerFailed, message_bytes_max
 from interlock.machine.servers import Server
 
 UNASKED_MAX = 10_000
-"""Lines of noise, notifications and requests after which a server is ended."""
+"""Lines of noise, notifications and requests, without an answer between them, after which a server is ended."""
 
 
 @contextlib.asynccontextmanager
@@ -32,8 +32,9 @@ async def process_streams(server: Server, env: Mapping[str, str], ended: Ended) 
         give, read = anyio.create_memory_object_stream(0)
         write, take = anyio.create_memory_object_stream(0)
         async with give, read, write, take, anyio.create_task_group() as group:
-            group.start_soon(_read, server, process, give, ended)
-            group.start_soon(_write, process, take, ended)
+            wire = _Wire(process, message_bytes_max(server), ended)
+            group.start_soon(wire.read, give)
+            group.start_soon(wire.write, take)
             try:
                 yield read, write
             finally:
@@ -42,28 +43,55 @@ async def process_streams(server: Server, env: Mapping[str, str], ended: Ended) 
         await process.end(leave=LEAVE_SECONDS if ended.gently else 0.0)
 
 
-async def _read(server: Server, process: ServerProcess, give: Any, ended: Ended) -> None:
-    anyio = import_module("anyio")
-    message_of = import_module("mcp.types").jsonrpc_message_adapter.validate_json
-    session_message = import_module("mcp.shared.message").SessionMessage
-    unasked = 0
-    async with give:
+class _Wire:
+    """What goes to a process and comes from it. `asked`: the requests that it hasn't answered."""
+
+    def __init__(self, process: ServerProcess, bytes_max: int, ended: Ended) -> None:
+        self._process = process
+        self._bytes_max = bytes_max
+        self._ended = ended
+        self._asked: set[Any] = set()
+        self._unasked = 0
+
+    async def write(self, take: Any) -> None:
         try:
-            async for line in process.lines(message_bytes_max(server)):
-                message = _parsed(line, message_of)
-                if message is None or hasattr(message, "method"):
-                    unasked += 1
-                    if unasked > UNASKED_MAX:
-                        ended.now(f"it said {UNASKED_MAX} things that nobody asked for")
-                        return
-                if message is not None and hasattr(message, "id"):
-                    await give.send(session_message(message))
-            await process.gone(0.5)
-            ended.now(process.last_words() or "it closed its standard output")
-        except TooLong:
-            ended.now(f"it sent more than {message_bytes_max(server)} bytes at once", oversize=True)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return  # the session went first
+            async with take:
+                async for each in take:
+                    message = each.message
+                    if hasattr(message, "method") and hasattr(message, "id"):
+                        self._asked.add(message.id)
+                    await self._process.write(message.model_dump_json(by_alias=True, exclude_unset=True).encode())
+        except OSError:
+            await asyncio.sleep(0.5)  # its standard output ends as well, which says more
+            self._ended.now(self._process.last_words() or "it reads no more")
+
+    async def read(self, give: Any) -> None:
+        anyio = import_module("anyio")
+        message_of = import_module("mcp.types").jsonrpc_message_adapter.validate_json
+        session_message = import_module("mcp.shared.message").SessionMessage
+        async with give:
+            try:
+                async for line in self._process.lines(self._bytes_max):
+                    message = _parsed(line, message_of)
+                    self._count(message)
+                    if self._unasked > UNASKED_MAX:
+                        return self._ended.now(f"it said {UNASKED_MAX} things in a row that nobody asked for")
+                    if message is not None and hasattr(message, "id"):
+                        await give.send(session_message(message))
+                await self._process.gone(0.5)
+                self._ended.now(self._process.last_words() or "it closed its standard output")
+            except TooLong:
+                self._ended.now(f"it sent more than {self._bytes_max} bytes at once", oversize=True)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return  # the session went first
+
+    def _count(self, message: Any) -> None:
+        answered = None if message is None or hasattr(message, "method") else message.id
+        if answered in self._asked:
+            self._asked.discard(answered)
+            self._unasked = 0
+        else:
+            self._unasked += 1
 
 
 def _parsed(line: bytes, message_of: Any) -> Any:
@@ -74,13 +102,3 @@ def _parsed(line: bytes, message_of: Any) -> Any:
         return message_of(line, by_name=False)
     except ValueError:
         return None
-
-
-async def _write(process: ServerProcess, take: Any, ended: Ended) -> None:
-    try:
-        async with take:
-            async for message in take:
-                await process.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode())
-    except OSError:
-        await asyncio.sleep(0.5)  # its standard output ends as well, which says more
-        ended.now(process.last_words() or "it reads no more")
