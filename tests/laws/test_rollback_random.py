@@ -1,6 +1,6 @@
-"""People who do whatever comes to their mind, workers that die, tools that fail: rollbacks in between. Whatever the
-order, the audit at the end holds: nothing undone twice, nothing left standing that nobody accepted, the record what the
-events say."""
+"""People who do whatever comes to their mind, workers that die, tools that fail: rollbacks and forks in between.
+Whatever the order, the audit at the end holds: nothing undone twice, nothing left standing that nobody accepted, the
+record what the events say."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class _Scene:
 
     async def play(self, stage: Stage) -> Counter[str]:
         chance = self.chance
-        await stage.client.start(self.scene, Case(n=1), by="test")
+        self.runs = [(await stage.client.start(self.scene, Case(n=1), by="test")).id]
         worker = await stage.worker(self.scene)
         for _ in range(STEPS):
             await asyncio.sleep(chance.choice((0, 0.01, 0.3, 2, 20)))
-            if stage.status() in ("completed", "failed", "cancelled"):
+            if stage.status(self.runs[0]) in ("completed", "failed", "cancelled"):
                 break
             if chance.random() < 0.2:
                 await stage.kill(worker)
@@ -60,18 +60,24 @@ class _Scene:
                 continue  # somebody was first, or it doesn't fit
         await stage.kill(worker)
         await stage.worker(self.scene)
-        await self._calm_down(stage)
-        return Counter(event.TYPE for event in stage.log())
+        self.tools.faults.clear()
+        for run in self.runs:
+            await self._calm_down(stage, run)
+        return Counter(event.TYPE for run in self.runs for event in stage.log(run))
 
     async def _act(self, stage: Stage) -> None:
-        chance, client, run = self.chance, stage.client, "@last"
+        chance, client, run = self.chance, stage.client, self.chance.choice(self.runs)
         view = client.show(run)
         people = [wait for wait in view.waits if wait.kind == "person"]
-        what = chance.choice(("back", "back", "back", "answer", "answer", "answer", "pause", "resume", "signal"))
+        what = chance.choice(
+            ("back", "back", "back", "answer", "answer", "answer", "pause", "resume", "signal", "fork")
+        )
         if what == "back":
-            await self._roll_back(stage, chance.randrange(1, view.row.turn + 1))
+            await self._roll_back(stage, run, chance.randrange(1, view.row.turn + 1))
         elif what == "answer" and people:
-            await self._answer(stage, chance.choice(people))
+            await self._answer(stage, run, chance.choice(people))
+        elif what == "fork":
+            self.runs.append((await client.fork(run, at=chance.randrange(1, view.row.turn + 1), by="ann")).id)
         elif what == "pause":
             await client.pause(run, by="ann")
         elif what == "resume":
@@ -79,13 +85,13 @@ class _Scene:
         elif what == "signal":
             await client.signal(run, "bell", by="sys")
 
-    async def _roll_back(self, stage: Stage, to: int) -> None:
-        plan = stage.client.rollback_plan("@last", to=to)
-        await stage.client.rollback("@last", to=to, accept=[deed.effect for deed in plan.stays], by="ann")
+    async def _roll_back(self, stage: Stage, run: str, to: int) -> None:
+        plan = stage.client.rollback_plan(run, to=to)
+        await stage.client.rollback(run, to=to, accept=[deed.effect for deed in plan.stays], by="ann")
 
-    async def _answer(self, stage: Stage, wait: Any) -> None:
+    async def _answer(self, stage: Stage, run: str, wait: Any) -> None:
         """From the truth, where there is one."""
-        client, run = stage.client, stage.client.show("@last").id
+        client = stage.client
         if wait.why == "doubt":
             deed = self.tools.outside.lines.get(f"{run}-{wait.effect}")
             known = {"pay": "paid", "book": "booked", "mail": "sent"}
@@ -96,23 +102,22 @@ class _Scene:
         outcome = self.chance.choice([name for name in wait.form if name != "yes"])
         await client.resolve(run, outcome, fields.get(outcome, {}), wait=wait.number, by="ann")
 
-    async def _calm_down(self, stage: Stage) -> None:
+    async def _calm_down(self, stage: Stage, run: str) -> None:
         """Everything is answered, until the run stands in `person` and nothing is under way."""
-        self.tools.faults.clear()
         for _ in range(3000):
-            view = stage.client.show("@last")
+            view = stage.client.show(run)
             asked = [wait for wait in view.waits if wait.kind == "person"]
             if view.ended or (view.status == "waiting" and [wait.why for wait in asked] == ["ask"]):
                 return
             if view.status == "paused":
-                await stage.client.resume("@last", by="ann")
+                await stage.client.resume(run, by="ann")
             elif view.status == "waiting" and asked:
                 try:
-                    await self._answer(stage, asked[0])
+                    await self._answer(stage, run, asked[0])
                 except InterlockError:
                     await asyncio.sleep(1)
             await asyncio.sleep(0.5)
-        raise AssertionError(f"it never comes to rest: {view.as_json()}\n" + "\n".join(map(str, stage.log()[-30:])))
+        raise AssertionError(f"it never comes to rest: {view.as_json()}\n" + "\n".join(map(str, stage.log(run)[-30:])))
 
 
 def test_what_really_happened_is_what_stands() -> None:

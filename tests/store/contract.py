@@ -210,12 +210,14 @@ class StoreContract(QueueContract):
         assert store.write([late]) == [Stale()]
         assert dump(store) == before
 
-    def test_nothing_begins_while_a_pause_or_cancel_lies_unread(self, store: Store) -> None:
-        for number, kind in enumerate(("pause", "cancel")):
+    def test_nothing_begins_or_ends_while_a_pause_cancel_or_rollback_lies_unread(self, store: Store) -> None:
+        for number, kind in enumerate(("pause", "cancel", "rollback")):
             author = running(store, f"a{number}")
             store.write([leave(author.run, f"i{number}", kind)])
             before = dump(store)
             assert store.write([author.commit(begins=True)]) == [Refused("halt")]
+            author.seq, author.head = author.seq - 1, store.find(author.run).head
+            assert store.write([author.commit(ends=True)]) == [Refused("halt")]
             assert dump(store) == before
 
     def test_other_mail_and_other_commits_are_not_refused(self, store: Store) -> None:
@@ -263,6 +265,20 @@ class StoreContract(QueueContract):
         found = store.snapshot(author.number)
         assert found.cells == (whole, item, Cell("other", -1, 2, "[]"))
         assert sorted(found.values) == [2, 3]
+
+    def test_a_commit_that_renews_the_record_leaves_none_of_it(self, store: Store) -> None:
+        """Also fields that it doesn't name, and such as were only ever appended to; but no other run's."""
+        author, other = running(store), running(store, "b2")
+        items = tuple(Cell("facts", n, 2, f'["value",{n}]') for n in range(3))
+        store.write([author.commit(cells=(*items, Cell("gone", -1, 2, "[]"))), other.commit(cells=items)])
+        before = (
+            Cell("facts", 0, 2, '["value",0]'),
+            Cell("text", -1, 1, '["record"]'),
+            Cell("text", 0, 2, '["value"]'),
+        )
+        assert store.write([author.commit(cells=before, renews=True)]) == [Committed(mail=False)]
+        assert store.snapshot(author.number).cells == before
+        assert store.snapshot(other.number).cells == items
 
     def test_a_payload_is_kept_once(self, store: Store) -> None:
         author, body = running(store), b"\x00large" * 100
