@@ -409,6 +409,76 @@ def test_a_tool_declared_otherwise_by_now_is_asked_about_again(terms: dict[str, 
     on_stage(scene)
 
 
+async def redeployed(stage: Stage, before: Any, after: Any, between: Any) -> RunHandle[Order]:
+    """A run that begins on one machine; then `between` happens, with no worker; it goes on with the other machine."""
+    old = await stage.worker(before)
+    run = await stage.client.start(before, Order())
+    await between(run.id, old)
+    if old in stage._workers:
+        await old.stop()
+        stage._workers.remove(old)
+    await stage.worker(after)
+    return run
+
+
+def one_call(refund: Any) -> Any:
+    @state(tools=[refund], writes=["receipts"], within=MINUTES)
+    async def work(turn: Turn[Order]) -> Literal["done"]:
+        turn.record.receipts = [await turn.call(refund, "A-17", 500)]
+        return "done"
+
+    return work
+
+
+@pytest.mark.parametrize("answer", ["approve", "edit", "deny"])
+def test_an_answer_holds_also_when_the_tool_asks_nobody_any_more(answer: str) -> None:
+    """A deploy between question and answer takes the question back. What was said is what is done."""
+    till = Till()
+
+    async def scene(stage: Stage) -> None:
+        async def between(run: str, old: Any) -> None:
+            await asked(stage)
+            await old.stop()
+            stage._workers.remove(old)
+            await stage.client.resolve(run, answer, {"cents": 300} if answer == "edit" else None)
+
+        free = in_code(till, one_call, approve=None)
+        run = await redeployed(stage, in_code(till, one_call), free, between)
+        if answer == "deny":
+            await stage.until(lambda: stage.store.find(run.id).state == "person")
+            assert till.paid == []
+        else:
+            assert ((await run.result()).status, till.sums) == ("completed", [300 if answer == "edit" else 500])
+            assert len(stage.of(e.ToolCalled)) == len(stage.of(e.Approved)) == 1
+
+    on_stage(scene)
+
+
+@pytest.mark.parametrize("answer", ["approve", "deny", "nobody"])
+def test_a_tool_that_asks_since_a_deploy_asks_before_the_next_attempt_too(answer: str) -> None:
+    """Its first attempt was made unasked, and surely nothing happened."""
+    till = Till(fails=1)
+
+    async def scene(stage: Stage) -> None:
+        async def between(run: str, old: Any) -> None:
+            await stage.until(lambda: stage.of(e.AttemptFailed) != [], step=0.001)
+            await stage.kill(old)
+
+        run = await redeployed(stage, in_code(till, one_call, approve=None), in_code(till, one_call), between)
+        [wait] = await asked(stage)
+        assert (wait.effect, till.paid) == (1, [])
+        if answer == "nobody":
+            assert (await run.result()).state == "late"
+        else:
+            await stage.client.resolve(run.id, answer)
+            await stage.until(lambda: stage.store.find(run.id).state != "pay")
+        attempts = [(called.attempt, called.approval) for called in stage.of(e.ToolCalled)]
+        assert attempts == [(1, None), *([(2, wait.number)] if answer == "approve" else [])]
+        assert till.sums == ([500] if answer == "approve" else [])
+
+    on_stage(scene)
+
+
 def test_a_yes_that_nobody_used_in_time_is_asked_for_again() -> None:
     till = Till()
 
@@ -436,14 +506,6 @@ def test_a_yes_that_expires_while_its_call_waits_for_a_place_is_asked_for_again(
     """Of a tool that one at a time may use. What was permitted before the waiting is looked at again after it."""
     till = Till()
 
-    def handler(refund: Any) -> Any:
-        @state(tools=[refund], within=MINUTES)
-        async def work(turn: Turn[Order]) -> Literal["done"]:
-            await turn.call(refund, "A-17", 500)
-            return "done"
-
-        return work
-
     @tool(does="write", keyed=True, within=MINUTES, concurrency=1, name="refund")
     async def slowly(call: Call[None], order_id: str, cents: int) -> str:
         await asyncio.sleep(busy)
@@ -453,7 +515,7 @@ def test_a_yes_that_expires_while_its_call_waits_for_a_place_is_asked_for_again(
     slow = Machine("slow", Order, table={"s": uses, "end": final()})
 
     async def scene(stage: Stage) -> None:
-        machine = in_code(till, handler, concurrency=1, approve_within=valid)
+        machine = in_code(till, one_call, concurrency=1, approve_within=valid)
         await stage.worker(machine, slow)
         run = await stage.client.start(machine, Order())
         [wait] = await asked(stage)

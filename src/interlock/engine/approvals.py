@@ -19,7 +19,7 @@ from interlock.engine.prospects import Lead, lead, leads
 from interlock.errors import BadInput, EffectFailed
 from interlock.history.events import ApprovalRefused, Approved, ToolCalled, WaitEnded, WaitOpened
 from interlock.machine.outcomes import EngineOutcome
-from interlock.machine.states import UseState
+from interlock.machine.states import APPROVAL_SECONDS, UseState
 from interlock.machine.tools import Tool
 from interlock.policy.approvals import Approver, Bound, differs
 from interlock.store.protocol import InboxItem
@@ -40,9 +40,9 @@ class Approvable(Protocol):
     covered: bool
 
 
-def check_not_refused(desk: Desk, entry: Entry) -> None:
+def check_not_refused(desk: Desk, number: int) -> None:
     """Raises `EffectFailed` when a person has said no to this effect, or nobody said anything in time."""
-    asked = _last_wait(desk, entry.effect)
+    asked = _last_wait(desk, number)
     if asked is None or (ended := asked[1]) is None:
         return
     if ended.how == "timer":
@@ -58,6 +58,13 @@ def some_refused(desk: Desk) -> bool:
     return any(ended is not None and (ended.outcome == DENY or ended.how == "timer") for ended in ends)
 
 
+def answer_binds(desk: Desk, effect: Approvable, number: int) -> None:
+    """A person was asked about this effect: what she said holds, also when its tool asks nobody any more."""
+    asked = _last_wait(desk, number)
+    if effect.approver is None and asked is not None:
+        effect.approver = Approver(asked[0].of, APPROVAL_SECONDS)
+
+
 def cover(effect: Approvable, entry: Entry | None) -> None:
     """A further attempt of an effect: the approval that its first one used up is for this one too."""
     if entry is not None and isinstance(entry.intent, ToolCalled) and entry.intent.approval is not None:
@@ -70,6 +77,7 @@ async def seek(desk: Desk, effect: Approvable, number: int) -> None:
     run = desk.run
     given = run.state.approvals.get(str(number))
     if given is None:
+        check_not_refused(desk, number)
         ask(desk, effect, number)
         await desk.park()
     wait, binding, until, seq = given

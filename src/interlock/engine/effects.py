@@ -108,7 +108,9 @@ class Effects:
         return entry
 
     async def _begin_approved(self, effect: Effect, entry: Entry) -> None:
-        approvals.check_not_refused(self.desk, entry)
+        if isinstance(effect, ToolEffect):  # none else is ever asked about
+            approvals.answer_binds(self.desk, effect, entry.effect)
+        approvals.check_not_refused(self.desk, entry.effect)
         if self.desk.leaving or self.desk.journal.unasked:
             await self.desk.replayed()
         if approvals.some_refused(self.desk):  # whoever hears a no may end the turn, before anything else begins
