@@ -275,3 +275,43 @@ def test_dependencies_are_not_opened_and_reaching_for_them_is_named(stage: Stage
     assert opened == [1]
     assert "turn.deps.name: a replay opens no dependencies" in why(stage, machine)
     assert opened == [1]
+
+
+def asking(
+    prompt: Any = "Ok, {name}?", of: str = "ops", fields: tuple[str, ...] = ("said",), signal: str = "bell"
+) -> Any:
+    asked = ask(prompt, of=of, writes={"fine": list(fields), "bad": []}, within=100)
+    return Machine(
+        "asking",
+        Case,
+        table={
+            "person": asked.then({"fine": "rest", "bad": "rest", "timeout": "rest"}),
+            "rest": wait(signal=signal, within=50, writes=["said"]).then({"arrived": "end", "timeout": "end"}),
+            "end": final("completed"),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            dict(prompt="{name}!"),
+            "turn 1 in person, event 2: the code now asks `ops` 'A-17!'; recorded is `ops` 'Ok, A-17?'",
+        ),
+        (
+            dict(of="boss"),
+            "turn 1 in person, event 2: the code now asks `boss` 'Ok, A-17?'; recorded is `ops` 'Ok, A-17?'",
+        ),
+        (dict(prompt=lambda record: f"{record.n}?"), "turn 1 in person, event 2: the code now asks `ops` '0?'"),
+        (dict(fields=("said", "n")), "turn 1 in person, event 2: the code now takes other answers"),
+        (
+            dict(signal="gong"),
+            "turn 2 in rest, event 5: the code now asks for the signal `gong`; recorded is for the signal",
+        ),
+    ],
+)
+def test_a_question_that_was_changed_is_a_divergence(stage: Stage, changed: dict[str, Any], said: str) -> None:
+    stage.play(asking(), Case(), answers=[("fine", {"said": "yes"})])
+    assert replayed(stage, asking()).ok
+    assert why(stage, asking(**changed)).startswith(said)

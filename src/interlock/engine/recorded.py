@@ -18,26 +18,20 @@ from msgspec.structs import replace
 
 from interlock.agent.mcp import Connections
 from interlock.agent.model import Model, ModelReply, ModelRequest, Models
-from interlock.canonical import Json, same
+from interlock.canonical import Json
 from interlock.clock import ManualClock
-from interlock.engine.attempts import ModelEffect, ToolEffect
+from interlock.engine.attempts import ModelEffect
 from interlock.engine.breakers import Breakers
 from interlock.engine.committer import Answered, Committer
 from interlock.engine.desk import Desk, Diverging
+from interlock.engine.divergence import NOTES, Otherwise, alike, described
 from interlock.engine.inline import at_once
 from interlock.engine.live_run import LiveRun, account_of, cell_of
 from interlock.engine.world import PriceOf, World
 from interlock.errors import InterlockError, UnknownPrice
 from interlock.history.events import (
-    AttemptFailed,
-    CallPrevented,
     Event,
-    ModelCalled,
-    ToolCalled,
     Transitioned,
-    ValueNoted,
-    WaitEnded,
-    WaitOpened,
     stamped,
     to_json,
 )
@@ -157,14 +151,6 @@ def recorded_world(world: World, clock: RecordedClock, log: Log) -> World:
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
-class Otherwise(InterlockError):
-    """The engine makes another event than the one that is recorded."""
-
-    def __init__(self, event: Event, seq: int, recorded: Event) -> None:
-        super().__init__(f"{event.TYPE}, not {recorded.TYPE}")
-        self.event, self.seq, self.recorded = event, seq, recorded
-
-
 class RecordedRun(LiveRun):
     """A run that is led along its log. `expected`: the events that must come next, and are then taken from the log;
     `extra`: what was added that the log doesn't have."""
@@ -239,37 +225,6 @@ class RecordedRun(LiveRun):
         pass
 
 
-_WORDS: Mapping[type[Event], str] = {
-    Transitioned: "why",
-    WaitOpened: "prompt",
-    WaitEnded: "reason",
-    AttemptFailed: "message",
-}
-"""Fields that say in words what the others say already; an exception's text may be another each time."""
-_STAMPS = frozenset({"at", "ms", "turn", "payloads", "inbox", "leads"})  # leads: what an answer may cost, as prices are
-
-
-def alike(event: Event, recorded: Event) -> bool:
-    """Whether two events say the same, but for when, and for words."""
-    return type(event) is type(recorded) and not differences(event, recorded)
-
-
-def differences(event: Event, recorded: Event) -> list[str]:
-    """The names of the fields in which two events of one type differ."""
-    ours, theirs = to_json(event), to_json(recorded)
-    names = {*ours, *theirs} - _STAMPS - {_WORDS.get(type(event), "")}
-    differing = {name for name in names if not same(ours.get(name), theirs.get(name))}
-    if isinstance(event, Transitioned) and isinstance(recorded, Transitioned) and _covers(event, recorded):
-        differing.discard("origin")
-    return sorted(differing)
-
-
-def _covers(event: Transitioned, recorded: Transitioned) -> bool:
-    """Whether a turn's end is made of all that it was made of: what a task that the handler left behind brought counts
-    if it came before the handler's end, which is no event."""
-    return set(recorded.origin.split(",")) <= set(event.origin.split(","))
-
-
 # -- the desk ---------------------------------------------------------------------------------------------------------
 
 
@@ -289,11 +244,11 @@ class RecordedDesk(Desk):
             self.awaited.append(f"a further attempt of {described(asked)}")
             await self.never()
         if isinstance(asked, ModelEffect):
-            self._as_if_it_were_asked(asked)
+            self._as_if_it_wereasked_of(asked)
         self.asked.append(described(asked))
         await self.never()
 
-    def _as_if_it_were_asked(self, effect: ModelEffect) -> None:
+    def _as_if_it_wereasked_of(self, effect: ModelEffect) -> None:
         """What a live turn would raise before it asks a model that can't be had here."""
         if isinstance(effect.price, Priceless):
             raise UnknownPrice(f"nobody states what {effect.name} costs")
@@ -311,7 +266,7 @@ class RecordedDesk(Desk):
         recorded = self.journal.note(digest)
         if recorded is None:
             self._refuse_if_leaving()
-            self.asked.append(_NOTES.get(kind, kind))
+            self.asked.append(NOTES.get(kind, kind))
             await self.never()
         await self.in_order(recorded[0])
         return recorded[1].value
@@ -322,32 +277,3 @@ class RecordedDesk(Desk):
     async def _sleep_anew(self, seconds: float, digest: str) -> None:
         self.awaited.append(f"a sleep of {seconds:g} s")
         await self.never()
-
-
-_NOTES = {"now": "the time", "random": "a random number", "sleep": "a sleep"}
-
-
-def described(asked: Any) -> str:
-    """A request, made now or recorded, as a person would write it."""
-    match asked:
-        case ToolEffect():
-            return _called(asked.name, asked.args)
-        case ToolCalled():
-            return _called(asked.tool, asked.args)
-        case ModelEffect():
-            return _model(asked.name, asked.prompt)
-        case ModelCalled():
-            return _model(asked.model, asked.prompt)
-        case ValueNoted():
-            return _NOTES.get(asked.kind, asked.kind)
-        case CallPrevented():
-            return f"a call that was prevented ({asked.why})"
-    return str(getattr(asked, "name", asked))
-
-
-def _called(name: str, args: Mapping[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in args.items())})"[:200]
-
-
-def _model(name: str, prompt: str | None) -> str:
-    return f"model {name}, the conversation so far" if prompt is None else f"model {name}, {prompt[:120]!r}"

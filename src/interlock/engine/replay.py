@@ -17,25 +17,28 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
 
-from interlock.canonical import Json
+from interlock.canonical import Json, same
 from interlock.clock import run_virtually
 from interlock.engine.approvals import UNUSED
 from interlock.engine.conclusion import OF_ITS_TURN, conclude
 from interlock.engine.desk import Broken
+from interlock.engine.divergence import (
+    QUESTION,
+    Divergence,
+    Otherwise,
+    asked_of,
+    contrast,
+    described,
+    ends_so,
+    outcome_of,
+    said_of,
+    why_of,
+)
 from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
 from interlock.engine.live_run import LiveRun
 from interlock.engine.performing import escaped, perform
 from interlock.engine.preemption import preempted
-from interlock.engine.recorded import (
-    Log,
-    Otherwise,
-    RecordedClock,
-    RecordedDesk,
-    RecordedRun,
-    described,
-    differences,
-    recorded_world,
-)
+from interlock.engine.recorded import Log, RecordedClock, RecordedDesk, RecordedRun, recorded_world
 from interlock.engine.world import World
 from interlock.errors import ShapeChanged
 from interlock.history import payloads
@@ -51,29 +54,12 @@ from interlock.history.events import (
     Upgraded,
     WaitEnded,
     WaitOpened,
-    to_json,
 )
 from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.table import AnyMachine
 from interlock.store.protocol import RunRow
 
 Stretch = Sequence[tuple[int, Event]]
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """Where the code as it is now first does something else than what is recorded."""
-
-    turn: int
-    seq: int
-    state: str
-    why: str
-
-    def as_json(self) -> dict[str, Json]:
-        return {"turn": self.turn, "seq": self.seq, "state": self.state, "why": self.why}
-
-    def __str__(self) -> str:
-        return f"turn {self.turn} in {self.state}, event {self.seq}: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +157,9 @@ class _Replay:
         if self._begins_with_a_person(events[0][1]):
             performed, at = True, 1
             self._take(events[:1])
+        found = await self._question(events)
+        if found is not None:
+            return found
         for start, end in _ends(events, at):
             self._take(events[at:start])
             found = await self._compare(events[start:end], not performed)
@@ -215,7 +204,7 @@ class _Replay:
         if ended is None and first:
             ended = _as_recorded(last)  # time did it
         if ended is None:
-            return self._divergence(seq, f"nothing that is recorded ends the turn so: {_said(last)}")
+            return self._divergence(seq, f"nothing that is recorded ends the turn so: {said_of(last)}")
         return self._concluded(ended, end)
 
     def _preempted(self, last: Event) -> Ended | None:
@@ -259,10 +248,32 @@ class _Replay:
         try:
             conclude(run, ended)
         except Otherwise as other:
-            return self._divergence(other.seq, _contrast(other))
+            return self._divergence(other.seq, contrast(other))
         if run.expected or run.extra:
             return self._divergence(seq, f"now ends otherwise than recorded: {last.TYPE} doesn't come of it")
         return None
+
+    # -- what people and systems are asked ----------------------------------------------------------------------------
+
+    async def _question(self, events: Stretch) -> Divergence | None:
+        """Does an `ask` or `wait` state ask what is recorded? On the whole turn's journal it would ask nothing."""
+        opened = next(((seq, w) for seq, w in events if isinstance(w, WaitOpened) and w.why in ("ask", "wait")), None)
+        if opened is None:
+            return None
+        seq, recorded = opened
+        now = await self._asked_anew()
+        self._back()
+        if now is None:
+            return self._divergence(seq, f"the code now asks nobody; recorded is {asked_of(recorded)}")
+        if [getattr(now, name) for name in QUESTION] == [getattr(recorded, name) for name in QUESTION]:
+            return None
+        if same(dict(now.form), dict(recorded.form)):
+            return self._divergence(seq, f"the code now asks {asked_of(now)}; recorded is {asked_of(recorded)}")
+        return self._divergence(seq, f"the code now takes other answers, or other fields, to {asked_of(recorded)}")
+
+    async def _asked_anew(self) -> WaitOpened | None:
+        await self._entered(self._desk())
+        return next((event for event in self.run.extra if isinstance(event, WaitOpened)), None)
 
     # -- a turn that is open, or was cut short ------------------------------------------------------------------------
 
@@ -292,12 +303,12 @@ class _Replay:
                 return self._divergence(first, f"the code now asks for {asked[0]}; recorded is {said}")
             return self._divergence(first, f"the code no longer asks for {said}")
         if asked:
-            return self._divergence(seq, f"the code now asks for {asked[0]}; recorded is {_said(last)}")
+            return self._divergence(seq, f"the code now asks for {asked[0]}; recorded is {said_of(last)}")
         if self.run.extra:
-            return self._divergence(seq, f"the code now waits ({self.run.extra[0].TYPE}); recorded is {_said(last)}")
+            return self._divergence(seq, f"the code now waits ({self.run.extra[0].TYPE}); recorded is {said_of(last)}")
         if now is None:
-            return self._divergence(seq, f"the code now comes to no end; recorded is {_said(last)}")
-        return self._divergence(seq, f"the code now {_ends_so(now)}; recorded is {_said(last)}")
+            return self._divergence(seq, f"the code now comes to no end; recorded is {said_of(last)}")
+        return self._divergence(seq, f"the code now {ends_so(now)}; recorded is {said_of(last)}")
 
     def _number_of(self, event: Event) -> int:
         effect = getattr(event, "effect", None)
@@ -347,58 +358,15 @@ def _diverged(run: LiveRun) -> bool:
     return any(isinstance(event, Diverged) for _, event in run.journal)
 
 
-def _outcome(last: Event) -> str | None:
-    return getattr(last, "outcome", None)
-
-
-def _why(last: Event) -> str:
-    return last.prompt if isinstance(last, WaitOpened) else getattr(last, "why", "")
-
-
 def _comes_to(ended: Ended, last: Event) -> bool:
     # A turn that comes to its end may then be found to be stalled.
-    return _outcome(last) in (ended.outcome, EngineOutcome.STALLED)
+    return outcome_of(last) in (ended.outcome, EngineOutcome.STALLED)
 
 
 def _is_of_time(last: Event) -> bool:
-    return _why(last) in (WITHIN_PASSED, SECONDS_SPENT)
+    return why_of(last) in (WITHIN_PASSED, SECONDS_SPENT)
 
 
 def _as_recorded(last: Event) -> Ended:
     """The end that the record has, where it wasn't the code's doing."""
-    return Ended(_outcome(last) or "", why=_why(last))
-
-
-def _ends_so(now: Ended) -> str:
-    return f"ends `{now.outcome}`" + (f" ({now.why})" if now.why else "")
-
-
-def _said(last: Event) -> str:
-    why = f" ({_why(last)})" if _why(last) else ""
-    match last:
-        case Transitioned():
-            return f"`{last.outcome}`{why}"
-        case WaitOpened(why="escalated"):
-            return f"`{last.outcome}`{why}, handed to a person"
-    return last.TYPE
-
-
-def _contrast(other: Otherwise) -> str:
-    event, recorded = other.event, other.recorded
-    if type(event) is not type(recorded):
-        return f"the code now comes to {_said(event)}; recorded is {_said(recorded)}"
-    name = differences(event, recorded)[0]
-    if name == "changes":
-        return f"the code now writes {_written(event)}; recorded is {_written(recorded)}"
-    ours, theirs = to_json(event).get(name), to_json(recorded).get(name)
-    return f"the turn now ends with {name} {ours!r}; recorded is {theirs!r}"
-
-
-def _written(event: Event) -> str:
-    changes = to_json(event).get("changes", [])
-    said = [f"{name}{' +' if how.startswith('add') else ' '}= {_short(value, how)}" for how, name, value in changes]
-    return ", ".join(said) or "nothing"
-
-
-def _short(value: Json, how: str) -> str:
-    return f"what stands in event {value[0]}" if how.endswith("@") else repr(value)[:120]
+    return Ended(outcome_of(last) or "", why=why_of(last))
