@@ -54,6 +54,8 @@ def test_status_and_show_name_what_stands_in_the_way(terminal: Terminal) -> None
     done = terminal.here("run", terminal.target("note"), "--run", run)
     assert done.code == 3
     assert [each["name"] for each in terminal.here("--json").json["breakers"]] == ["tool:look"]
+    hints = terminal.here("doctor", "--json").json["findings"]
+    assert ["tool:look" in each["message"] for each in hints if each["rule"] == "breaker"] == [True]
     assert "tool:look  OPEN by ann until somebody resets it: their status page" in terminal.here().out
     [line] = [line for line in terminal.here("show", run).out.splitlines() if line.startswith("breaker")]
     assert line.startswith("breaker look OPEN by ann until somebody resets it: their status page\\x1b[2J is red")

@@ -288,6 +288,42 @@ def test_a_tools_breaker_opens_too() -> None:
     assert all("connection refused" in str(event.passed[0]["reason"]) for event in prevented)
 
 
+def test_a_doubt_is_not_cleared_through_an_open_breaker_and_is_cleared_by_its_probe() -> None:
+    """The tool fails twice, nobody knows whether it happened: its breaker opens on a doubt. The turn ends
+    `unavailable` and the doubt stays; when the run comes back, the repeat under the same key is the probe."""
+    keys: list[str] = []
+
+    @tool(does="write", keyed=True, within=5)
+    async def pay(call: Call[None], n: int) -> str:
+        keys.append(call.key)
+        if len(keys) <= 2:
+            raise OSError("connection reset")
+        return f"paid {n}"
+
+    @state(tools=[pay], writes=["text"], within=100)
+    async def work(turn: Turn[Case]) -> Literal["done"]:
+        turn.record.text = await turn.call(pay, 1)
+        return "done"
+
+    table = {
+        "work": work.then({"done": "closed", "unavailable": "later"}),
+        "later": wait(seconds=40).then({"elapsed": "work"}),
+        "closed": final("completed"),
+    }
+    scene = Machine("pays", Case, limits=Limits(turns=9, warn_at=1.0), table=table)
+
+    async def act(stage: Stage) -> None:
+        run = await stage.client.start(scene, Case(), by="test")
+        worker = await stage.worker(scene)
+        worker.world.breakers.terms = Terms(failures=2)
+        await stage.until(lambda: stage.status(run.id) == "completed", 300)
+        assert keys == [f"{run.id}-1"] * 3 + [f"{run.id}-2"]
+        assert [call.probe for call in stage.of(e.ToolCalled)] == [0, 0, 1, 0]
+        assert [line.what for line in stage.store.breaker_log()] == ["opened", "probed", "closed"]
+
+    on_stage(act)
+
+
 @pytest.mark.parametrize("said", [NotDone("no such order"), "found"], ids=["a business refusal", "an answer"])
 def test_an_answer_opens_no_breaker(said: Any) -> None:
     scene, made = lookup(lambda n: said)

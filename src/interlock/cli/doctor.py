@@ -19,6 +19,7 @@ from interlock.bootstrap import store_url
 from interlock.canonical import Json
 from interlock.cli import inputs, target
 from interlock.cli.notices import dead_notices, overdue
+from interlock.cli.breakers import open_breakers, standing
 from interlock.cli.options import check_lasting, named, open_lasting, print_json, shared
 from interlock.cli.wording import visible
 from interlock.errors import Finding, InvalidMachine, StoreError, UnknownModel
@@ -145,6 +146,8 @@ def _runs(store: Store, machines: list[AnyMachine]) -> Iterator[Finding]:
         rule = "stranded" if stuck.stranded else "stuck"
         yield _hint(rule, f"run {stuck.row.id} of `{stuck.row.machine}`: {stuck.why}. {stuck.remedy}")
     yield from _notices(store)
+    for shut in open_breakers(store):
+        yield _hint("breaker", f"{shut.name} is {standing(shut)}. When it works again: interlock reset {shut.name}")
     shapes = {machine.name: machine.shape for machine in machines}
     for row in store.runs(RunFilter(statuses=OPEN, limit=2**31)):
         if row.machine in shapes and row.shape != shapes[row.machine]:
