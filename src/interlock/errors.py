@@ -66,7 +66,8 @@ class ShapeChanged(InterlockError):
 
 
 class WaitClosed(InterlockError):
-    """Something (decision, timer, cancel) closed this wait first, or it was never open. Nothing was written."""
+    """Something (decision, timer, cancel) closed this wait first, or it was never open. The message says who was first
+    and when. Nothing was written."""
 
 
 class UnknownPrice(InterlockError):

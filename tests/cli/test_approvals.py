@@ -164,6 +164,7 @@ def test_the_question_shows_the_whole_call_before_it_asks(till: Till) -> None:
         (["approve", "@last", "--set", "cents=" + "[" * 100_000, "--yes"], ["--set cents", "nested too deeply"]),
         (["approve", "@last", "--set", "cents=NaN", "--yes"], ["cents"]),
         (["deny", "@last", "--set", "cents=3", "--yes"], ["--set"]),
+        (["resolve", "@last", "approve", "--yes"], ["a call waits for a yes or no", "interlock approve|deny"]),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(till: Till, args: list[str], words: list[str]) -> None:
