@@ -18,8 +18,8 @@ from interlock.agent.providers import ProviderModels
 from interlock.bootstrap import store_url
 from interlock.canonical import Json
 from interlock.cli import inputs, target
-from interlock.cli.notices import dead_notices, overdue
 from interlock.cli.breakers import open_breakers, standing
+from interlock.cli.notices import dead_notices, overdue
 from interlock.cli.options import check_lasting, named, open_lasting, print_json, shared
 from interlock.cli.wording import visible
 from interlock.errors import Finding, InvalidMachine, StoreError, UnknownModel
