@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -44,3 +45,11 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
 def test_what_runs_is_what_was_tested() -> None:
     """`make demo` installs the small lock, `make test` the large one: no version may differ."""
     assert releases("requirements-runtime.lock").items() <= releases("requirements.lock").items()
+
+
+def test_the_lock_of_the_servers_that_tests_talk_to_holds_hashes_and_no_address() -> None:
+    text = (ROOT / "tests" / "agent" / "servers" / "package-lock.json").read_text(encoding="utf-8")
+    packages = {name: package for name, package in json.loads(text)["packages"].items() if name}
+    assert "://" not in text
+    assert len(packages) > 50
+    assert [name for name, package in packages.items() if not package["integrity"].startswith("sha512-")] == []
