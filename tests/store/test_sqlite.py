@@ -175,6 +175,24 @@ def test_an_older_store_is_brought_up_to_date_by_whoever_writes_and_refused_to_w
         assert len(store.runs()) == 1
 
 
+def test_no_new_store_is_made_beside_the_log_of_one_that_was_taken_away(tmp_path: Path) -> None:
+    """Whoever removes the file of a killed worker's store and forgets its log would get the old pages in the new file."""
+    path, kept = tmp_path / "s.db", tmp_path / "kept.db"
+    with closing(opened(path)) as store:
+        assert isinstance(store.write([Author().start()])[0], Started)
+        kept.write_bytes(path.read_bytes())
+        log = Path(f"{path}-wal").read_bytes()
+    for left in tmp_path.glob("s.db*"):
+        left.unlink()
+    Path(f"{path}-wal").write_bytes(log)
+    with pytest.raises(StoreError, match="is not there, but a part of it still lies in"):
+        opened(path)
+    assert not path.exists() and Path(f"{path}-wal").read_bytes() == log
+    kept.rename(path)
+    with closing(opened(path)) as store:
+        assert len(store.runs()) == 1
+
+
 def test_a_changed_migration_is_refused(tmp_path: Path) -> None:
     opened(tmp_path / "s.db").close()
     raw = apsw.Connection(str(tmp_path / "s.db"))

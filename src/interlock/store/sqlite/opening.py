@@ -36,6 +36,11 @@ _WAL_PAGES = 2000  # a checkpoint about every 16 MB: fewer pages written twice
 
 def make_store(path: str, clock: Clock, page_size: int, vfs: str | None) -> None:
     """A new, empty store at `path`, where nothing is (or an empty file). The caller holds the writer lock."""
+    if _has_log(path):  # SQLite would play it into whatever lies at `path`
+        raise StoreError(
+            f"{path}: is not there, but a part of it still lies in {path}-wal. Bring the store back beside it, or, if "
+            "it isn't wanted, remove that file too"
+        )
     place = Path(path)
     fresh = place.with_name(place.name + ".new")
     fresh.unlink(missing_ok=True)
