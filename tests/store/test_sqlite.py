@@ -176,7 +176,7 @@ def test_an_older_store_is_brought_up_to_date_by_whoever_writes_and_refused_to_w
 
 
 def test_no_new_store_is_made_beside_the_log_of_one_that_was_taken_away(tmp_path: Path) -> None:
-    """Whoever removes the file of a killed worker's store and forgets its log would get the old pages in the new file."""
+    """Whoever removes the file of a killed worker's store and forgets its log would get old pages in the new file."""
     path, kept = tmp_path / "s.db", tmp_path / "kept.db"
     with closing(opened(path)) as store:
         assert isinstance(store.write([Author().start()])[0], Started)
