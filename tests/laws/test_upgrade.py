@@ -12,12 +12,12 @@ from interlock import Call, Limits, Machine, Turn, ask, final, model_state, stat
 from interlock.agent.scripted import ScriptedModel
 from interlock.client import Client
 from interlock.engine.replay import replay
-from interlock.errors import BadInput, ShapeChanged
+from interlock.errors import BadInput, NotDone, ShapeChanged
 from interlock.history import events as e
 from interlock.history.deeds import plan
 from interlock.reading import read_run, verify_runs
 from interlock.store.protocol import Commit, Part
-from interlock.testing import call, choose
+from interlock.testing import call, choose, say
 from tests.laws.stage import Stage, dies_at, on_stage
 
 M = "acme:small"
@@ -308,6 +308,50 @@ def test_a_signal_that_waited_is_taken_by_the_new_state() -> None:
         assert shown(stage).record["order"] == "rung"
 
     on_stage(scene)
+
+
+@pytest.mark.parametrize("why", ["retry", "approve", "budget"])
+def test_what_the_old_turn_waited_for_is_over_and_its_queue_with_it(why: str) -> None:
+    """A back-off, an approval, a warning: verified after the move, and the run goes on."""
+
+    @tool(does="read", within=5)
+    async def later(call: Call[None], name: str) -> str:
+        raise NotDone("later", retry_after=500)
+
+    @tool(does="send", within=5, approve="boss")
+    async def gated(call: Call[None], name: str) -> str:
+        return name
+
+    @state(tools=[later, gated], models=[M], max_tokens=100, calls=9, within=50_000)
+    async def waits(turn: Turn[Old]) -> Literal["done"]:
+        match why:
+            case "retry":
+                await turn.call(later, name="x")
+            case "approve":
+                await turn.call(gated, name="x")
+            case _:
+                for _ in range(3):
+                    await turn.model(M, "x" * 100)
+        return "done"
+
+    machine = Machine(
+        "mover",
+        Old,
+        limits=Limits(turns=20, tokens=400, warn_at=0.1),
+        table={"first": waits.then({"done": "end"}), "end": final("completed")},
+    )
+
+    async def scene(stage: Stage) -> None:
+        (run,) = await waiting(stage, machine)
+        assert [event.why for event in stage.of(e.WaitOpened)] == [why]
+        assert (await stage.client.upgrade(new(), MAP)).moved == [run]
+        snapshot = stage.store.snapshot(stage.store.find(run).number)
+        assert snapshot.waits == () and snapshot.calls == () and not shown(stage).state.approvals
+        assert verify_runs(stage.store).broken == []
+        await stage.worker(new())
+        await stage.until(lambda: stage.status() == "completed")
+
+    on_stage(scene, [say("a" * 40)] * 4)
 
 
 def test_a_conversation_goes_on_without_the_turn_that_was_given_up() -> None:
