@@ -102,6 +102,7 @@ class TestFork:
         assert shown["forked_from"]["run"] == run and shown["forked_from"]["turn"] == 2
         assert shown["state"] == "page" and shown["record"]["said"] == "abcdef booked"
         assert f"forked by ann from {run} where its turn 2 began" in terminal.here("log", fork).out
+        assert f"from    run {run}, where its turn 2 began" in terminal.here("show", fork).out
         assert terminal.here("run", terminal.target("booker"), "--run", fork).code == 3
         assert terminal.here("verify").code == 0
 

@@ -220,6 +220,15 @@ class StoreContract(QueueContract):
             assert store.write([author.commit(ends=True)]) == [Refused("halt")]
             assert dump(store) == before
 
+    def test_a_rollback_after_an_unread_cancel_is_refused(self, store: Store) -> None:
+        """Nobody would read it: the run ends first."""
+        author = running(store)
+        store.write([leave("a1", "i1", "rollback"), leave("a1", "i2", "cancel")])
+        before = dump(store)
+        assert store.write([leave("a1", "i3", "rollback")]) == [Over("cancelled")]
+        assert dump(store) == before
+        assert [item.id for item in store.snapshot(author.number).inbox] == ["i1", "i2"]
+
     def test_other_mail_and_other_commits_are_not_refused(self, store: Store) -> None:
         author = running(store)
         store.write([leave("a1", "i1", "signal")])

@@ -76,6 +76,7 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
     )
     click.secho(head, fg=COLOURS.get(view.status), bold=True)
     for name, text in [
+        ("from", _from(view)),
         ("why", _why(view, history)),
         ("stuck", _stuck(store, view)),
         ("spent", spent(view)),
@@ -93,6 +94,11 @@ def print_view(store: Store, view: RunView, store_name: str) -> None:
             click.echo(f"{name:7} {text}")
         if name == "record":
             _print_choices(store, view, history)
+
+
+def _from(view: RunView) -> str:
+    source = view.forked_from
+    return f"run {visible(source['run'], 40)}, where its turn {source['turn']} began" if source else ""
 
 
 def _print_choices(store: Store, view: RunView, history: list[tuple[int, Event]]) -> None:

@@ -243,6 +243,8 @@ class Writes:
             return Left(held=self._is_held(worker))
         if status in FINAL and leave.item.kind not in AFTER_THE_END:
             return Over(status)
+        if leave.item.kind == "rollback" and self._run(self._sql["cancel_unread"], (number,)).fetchone():
+            return Over("cancelled")  # as good as: nobody will read what comes after it
         if leave.wait is not None:
             shut = self._close(number, leave.wait, leave)
             if shut:
