@@ -8,6 +8,7 @@ effect under way; where one was under way or in doubt, there is no fork.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from msgspec.structs import replace
@@ -46,7 +47,8 @@ class _History:
         yield from self.events[max(first, 1) - 1 : last]
 
     def values(self, then: RunState) -> dict[str, Json]:
-        return record_of(then.cells, lambda seq, path: walk(to_json(self.event_at(seq)), path))
+        body_at = cache(lambda seq: to_json(self.event_at(seq)))  # many cells point into one event
+        return record_of(then.cells, lambda seq, path: walk(body_at(seq), path))
 
 
 def fork_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from msgspec import Struct
@@ -252,7 +252,8 @@ class LiveRun:
     def _go_back(self, seq: int, event: RolledBack) -> None:
         self._leave_turn(seq, event)
         self._renews = True
-        self.values = record_of(self.state.cells, lambda at, path: walk(self._body_at(at), path))
+        body_at = cache(self._body_at)  # many cells point into one event
+        self.values = record_of(self.state.cells, lambda at, path: walk(body_at(at), path))
 
     def _take_shape(self, seq: int, event: Upgraded) -> None:
         self._leave_turn(seq, event)

@@ -8,6 +8,7 @@ It is a turn of its own, so what it does is found in its journal like any turn's
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NoReturn
 
 from msgspec import to_builtins
@@ -83,7 +84,8 @@ def _check_fits(run: LiveRun, then: RunState) -> None:
 
 
 def _values(run: LiveRun, then: RunState) -> dict[str, Json]:
-    return record_of(then.cells, lambda seq, path: walk(e.to_json(run.event_at(seq)), path))
+    body_at = cache(lambda seq: e.to_json(run.event_at(seq)))  # many cells point into one event
+    return record_of(then.cells, lambda seq, path: walk(body_at(seq), path))
 
 
 def _log(run: LiveRun) -> Log:
