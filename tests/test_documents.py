@@ -32,7 +32,7 @@ WORDS = """
 machine, state, outcome, record, run, task, turn, effect, attempt, event, account, ceiling, hold, settle, doubt,
 clear, grant, origin, breaker, lease, fallback, fence, token, key, inbox, wait, park, escalate, resolve, signal,
 status, rollback, compensation, fork, replay, upgrade, orchestrator, worker, host, stranded, approval, window,
-notice, pin, server
+notice, pin, server, call, dead call, queue, reserve
 """.replace("\n", " ").strip()
 
 STATUSES = ("ready", "running", "waiting", "paused", "completed", "failed", "cancelled")

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from interlock.history import events as e
-from interlock.history.lifecycles import APPROVAL
+from interlock.history.fold import RunState
+from interlock.history.lifecycles import APPROVAL, CALL
 from interlock.machine.limits import Amounts
 from interlock.reading import read_events, read_run, verify_run
 from interlock.store.protocol import RunFilter, Store
@@ -30,6 +31,7 @@ def audit(store: Store) -> None:
         no_blind_repeat(log)
         no_call_unapproved(log)
         approvals_go_as_drawn(log)
+        calls_go_as_drawn(log)
         ends_once(log)
         rolled_back_rightly(log, read_run(store, row.id).record)
         assert row.status != "completed" or not doubts_left(log[: 1 + end_of(log)]), f"{row.id} completed in doubt"
@@ -144,6 +146,22 @@ def approvals_go_as_drawn(log: Iterable[e.Event]) -> None:
             move = (stands.get(effect, ""), event.TYPE, to)
             assert move in APPROVAL, move
             stands[effect] = to
+
+
+def calls_go_as_drawn(log: Iterable[e.Event]) -> None:
+    """Each call on the queue moves only as `docs/lifecycle.md` draws it."""
+    state = RunState()
+    before: dict[str, str] = {}
+    for seq, event in enumerate(log, start=1):
+        state.apply(seq, event)
+        now = {effect: call.status for effect, call in state.calls.items()}
+        for effect in before.keys() | now.keys():
+            redone = isinstance(event, e.CallRedone) and effect == str(event.effect)
+            source, to = before.get(effect, ""), now.get(effect, "done with")
+            if isinstance(event, e.CallRedone) and effect == str(event.again):
+                source = "dead"
+            assert source == to or redone or (source, event.TYPE, to) in CALL, (source, event.TYPE, to)
+        before = now
 
 
 def end_of(log: list[e.Event]) -> int:

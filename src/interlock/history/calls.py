@@ -92,7 +92,7 @@ def cleared(run: HasCalls, event: e.DoubtCleared) -> None:
     call = run.calls.get(str(event.effect))
     if call is None:
         return
-    status = DEAD if call.due is None else DUE
+    status = DEAD if call.due is None and event.way != "key" else DUE  # under its key it is done again at once
     _put(run, event.effect, None if event.happened else replace(call, status=status))
 
 

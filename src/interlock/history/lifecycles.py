@@ -88,7 +88,44 @@ APPROVAL: Moves = (
 )
 """The approval of one effect. Used up, it is so for the effect's further attempts as well."""
 
-LIFECYCLES: Mapping[str, Moves] = {"run": RUN, "effect": EFFECT, "wait": WAIT, "approval": APPROVAL, "account": ACCOUNT}
+CALL: Moves = (
+    ("", "tool_called", "under way"),
+    ("under way", "tool_returned", "done with"),
+    ("under way", "attempt_failed", "due"),
+    ("under way", "attempt_failed", "in doubt"),
+    ("under way", "attempt_failed", "dead"),
+    ("under way", "attempt_failed", "done with"),
+    ("due", "tool_called", "under way"),
+    ("due", "transitioned", "dead"),
+    ("due", "transitioned", "done with"),
+    ("due", "rollback_begun", "dead"),
+    ("due", "rollback_begun", "done with"),
+    ("due", "rolled_back", "done with"),
+    ("due", "rollback_given_up", "done with"),
+    ("due", "upgraded", "dead"),
+    ("due", "upgraded", "done with"),
+    ("due", "call_prevented", "dead"),
+    ("due", "redo_refused", "dead"),
+    ("due", "cancelled", "done with"),
+    ("in doubt", "doubt_cleared", "due"),
+    ("in doubt", "doubt_cleared", "dead"),
+    ("in doubt", "doubt_cleared", "done with"),
+    ("dead", "call_redone", "due"),
+    ("dead", "call_dropped", "done with"),
+    ("dead", "evidence_recorded", "done with"),
+    ("dead", "rolled_back", "done with"),
+    ("dead", "rollback_given_up", "done with"),
+)
+"""A tool call on its run's queue. Redone, it is due as an effect of its own."""
+
+LIFECYCLES: Mapping[str, Moves] = {
+    "run": RUN,
+    "effect": EFFECT,
+    "call": CALL,
+    "wait": WAIT,
+    "approval": APPROVAL,
+    "account": ACCOUNT,
+}
 
 
 def mermaid(moves: Moves) -> str:
