@@ -27,6 +27,7 @@ LINES = [
     ["bootstrap", "reading", "stuck", "webhook"],
     ["worker", "fitting", "dead", "upgrading"],
     ["deciding", "handover", "forking"],
+    ["answering"],
     ["client"],  # `run()` for scripts brings a worker along
     ["testing", "adapters"],
     ["server", "redteam"],

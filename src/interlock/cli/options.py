@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import click
 
+from interlock.answering import login_name
 from interlock.bootstrap import is_in_memory, open_store, store_url
 from interlock.canonical import Json
 from interlock.cli.wording import visible
-from interlock.client import Client, login_name
+from interlock.client import Client
 from interlock.errors import UnknownRun
 from interlock.store.protocol import Store
 
