@@ -20,7 +20,10 @@ def notice_id(run: str, seq: int, link: bytes) -> str:
 
 
 def notice_of(run: str, machine: str, event: Event) -> bytes | None:
-    """The body that tells of this event, in the form that Standard Webhooks recommends. None: nobody is told."""
+    """The body that tells of this event, in the form that Standard Webhooks recommends. None: nobody is told.
+
+    `verify` compares a stored notice with what this makes of its event: what it says once, it must go on saying.
+    """
     match event:
         case WaitOpened(kind="person"):
             return _body("run.waiting", event, run, machine, _asked(event))
