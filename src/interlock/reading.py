@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -249,7 +249,7 @@ def verify_runs(store: Store, run_id: str | None = None) -> Verified:
             Broken("", seq, f"no run has the number {number}, of which there are events")
             for number, seq in store.strays()
         ]
-        broken += [Broken("", 0, why) for why in _contradicting_breakers(store)]
+        broken += [Broken("", 0, why) for why in _lasting(lambda: _contradicting_breakers(store))]
     return Verified(len(rows), sum(row.seq for row in rows), broken)
 
 
@@ -262,12 +262,24 @@ def _contradicting_breakers(store: Store) -> Iterator[str]:
             yield why
 
 
+def _lasting(look: Callable[[], Iterable[str]]) -> list[str]:
+    """What is found twice: workers may be writing while we read."""
+    found = list(look())
+    return [why for why in look() if why in found] if found else []
+
+
 def _looked_at(store: Store, row: RunRow) -> Broken | None:
-    """What is wrong with one run. Damage to its part of the file says nothing of the others."""
-    try:
-        return verify_run(store, row)
-    except DamagedStore as damage:
-        return Broken(row.id, 0, str(damage))
+    """What is wrong with one run. Damage to its part of the file says nothing of the others. A run that a worker moves on
+    while we read it is looked at again: its row and its log are read one after the other."""
+    while True:
+        try:
+            broken = verify_run(store, row)
+            fresh = row if broken is None else store.find(row.id)
+        except DamagedStore as damage:
+            return Broken(row.id, 0, str(damage))
+        if broken is None or fresh.seq == row.seq:
+            return broken
+        row = fresh
 
 
 def verify_run(store: Store, row: RunRow) -> Broken | None:

@@ -12,7 +12,8 @@ from interlock import Call, Machine, Turn, ask, final, model_state, state, tool,
 from interlock.canonical import encode
 from interlock.history.events import to_json
 from interlock.history.fold import RunState, value_of, walk
-from interlock.reading import read_events, verify_run
+from interlock.reading import _looked_at, read_events, verify_run
+from interlock.store.protocol import RunRow
 from interlock.testing import ScriptedModel, call, choose, say
 from interlock.worker import Worker
 from tests.stage import Stage, folds
@@ -266,3 +267,23 @@ def test_reading_a_log_asks_nobody(stage: Stage) -> None:
     client = stage.client(model={})
     assert client.verify(run) == []
     assert client.show(run).record["text"] == "by hand"
+
+
+def test_a_run_that_moved_on_while_it_was_verified_is_not_called_broken(stage: Stage) -> None:
+    """`verify` reads rows first and logs afterwards, and workers write meanwhile."""
+    machine = Machine(
+        "m", Rec, table={"a": ask("?", of="x", writes={"ok": ["text"]}).then({"ok": "end"}), "end": final()}
+    )
+
+    async def scenario() -> RunRow:
+        async with stage.working(machine) as client:
+            handle = await client.start(machine, Rec())
+            await handle.result(until_waiting=True)
+            read_before = stage.store.find(handle.id)
+            await client.resolve(handle.id, "ok", {"text": "moved on"})
+            await handle.result()
+            return read_before
+
+    stale = stage.perform(scenario)
+    assert verify_run(stage.store, stale) is not None, "row and log don't belong together"
+    assert _looked_at(stage.store, stale) is None
