@@ -269,8 +269,8 @@ def _lasting(look: Callable[[], Iterable[str]]) -> list[str]:
 
 
 def _looked_at(store: Store, row: RunRow) -> Broken | None:
-    """What is wrong with one run. Damage to its part of the file says nothing of the others. A run that a worker moves on
-    while we read it is looked at again: its row and its log are read one after the other."""
+    """What is wrong with one run. Damage to its part of the file says nothing of the others. A run that a worker moves
+    on while we read it is looked at again: its row and its log are read one after the other."""
     while True:
         try:
             broken = verify_run(store, row)
