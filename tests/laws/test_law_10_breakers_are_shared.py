@@ -54,6 +54,21 @@ def test_a_refusing_model_is_asked_once_and_the_next_takes_over(kind: Any) -> No
     assert last.passed == ({"name": FIRST, "why": kind, "reason": "no"},)
 
 
+def test_a_model_that_asks_to_be_left_alone_for_long_is_passed_over_rather_than_waited_for() -> None:
+    limited = ModelFailed("rate_limited", "429", retry_after=3600, billed=False)
+    run = play(asks(FIRST, SECOND), Case(), model=brains(first=limited, second=OK))
+    assert run.record.text == f"{SECOND}: ok" and calls(run.events) == [(FIRST, 1), (SECOND, 2)]
+    assert run.seconds < 60, "nobody waited an hour"
+    last = [event for event in run.events if isinstance(event, e.ModelCalled)][-1]
+    assert last.passed == ({"name": FIRST, "why": "rate_limited", "reason": "429"},)
+
+
+def test_the_last_model_left_is_waited_for() -> None:
+    limited = ModelFailed("rate_limited", "429", retry_after=3600, billed=False)
+    run = play(asks(FIRST, SECOND), Case(), model=brains(first=limited, second=[limited, OK]))
+    assert run.record.text == f"{SECOND}: ok" and run.seconds >= 3600
+
+
 @pytest.mark.parametrize(("kind", "outcome"), [("overflow", "overflow"), ("rejected", "error")])
 def test_what_every_model_would_refuse_is_asked_of_no_other(kind: Any, outcome: str) -> None:
     run = play(asks(FIRST, SECOND), Case(), model=brains(first=ModelFailed(kind, "no", billed=False), second=OK))

@@ -306,8 +306,11 @@ class Effects:
         delay = delay_seconds(entry.tries, self.world.chance, failed.retry_after)
         if self.desk.unattended:  # nobody's turn waits for it: a person may have it done again later
             bearable = bearable and delay <= self.world.timing.park_after
+        others = effect is not None and fallbacks.others_left(effect, entry, failed)
+        if others:  # rather another than a run that is parked for as long as this one asks to be left alone
+            bearable = bearable and (failed.retry_after or 0.0) <= self.world.timing.park_after
         again = failed.retry and not last and bearable
-        final = not again and (effect is None or not fallbacks.others_left(effect, entry, failed))
+        final = not again and not others
         passages.tell(self.desk, entry, failed)
         self.desk.add(
             AttemptFailed(

@@ -1,7 +1,8 @@
 """Fallbacks: which of those that can do an effect does its next attempt, and why those before it are passed over. Pure.
 
 In the order in which they were declared. One is passed over when its breaker is open, or when it has said in this
-effect that asking again is of no use: its quota is used up, it refuses the key, or all the attempts it gets are spent.
+effect that asking again is of no use: its quota is used up, it refuses the key, it asks to be left alone for long, or
+all the attempts it gets are spent.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ Passed = tuple[Mapping[str, Json], ...]
 
 REFUSING = frozenset({"quota", "auth"})
 """Failures that no second try mends."""
+
+LIMITED = "rate_limited"
+"""It may ask to be left alone for longer than a run waits in place: then the next is asked at once."""
 
 
 class Chosen(Struct, frozen=True, gc=False):
@@ -54,7 +58,7 @@ def choose(effect: Effect, entry: Entry | None, known: Mapping[str, Breaker], no
         if may != Passage.SHUT or breaker is None:
             return Chosen(at, tuple(passed), may == Passage.PROBE)
         passed.append(_passed(name, "open", breaker.reason, breaker.until))
-    spent = all(each["why"] == EngineOutcome.RETRIES_SPENT for each in passed)
+    spent = all(each["why"] in (EngineOutcome.RETRIES_SPENT, LIMITED) for each in passed)
     return Prevented(EngineOutcome.RETRIES_SPENT if spent else EngineOutcome.UNAVAILABLE, tuple(passed))
 
 
@@ -73,7 +77,7 @@ def _given_up(entry: Entry | None, name: str) -> Tried | None:
 
 
 def _why_given_up(tried: Tried) -> str:
-    return tried.kind if tried.kind in REFUSING else EngineOutcome.RETRIES_SPENT
+    return tried.kind if tried.kind in (*REFUSING, LIMITED) else EngineOutcome.RETRIES_SPENT
 
 
 def _probing(effect: Effect, at: int, breaker: Breaker | None) -> bool:
@@ -88,7 +92,12 @@ def _passed(name: str, why: str, reason: str, until: int | None = None) -> Mappi
     return said if until is None else {**said, "until": until}
 
 
-_WORDS = {"open": "its breaker is open", "quota": "its quota is used up", "auth": "it refuses the key"}
+_WORDS = {
+    "open": "its breaker is open",
+    "quota": "its quota is used up",
+    "auth": "it refuses the key",
+    LIMITED: "it takes no more calls for now",
+}
 
 
 def _said(passed: Mapping[str, Json]) -> str:
