@@ -21,7 +21,7 @@ test: $(DEV) $(SERVERS) ## format, lint, strict types, tests, docs: all that CI 
 	@printf 'lint     ' && $(BIN)/ruff check -q . && echo 'no findings'
 	@printf 'types    ' && $(BIN)/mypy
 	@printf 'public   ' && $(BIN)/pyright
-	@printf 'tests    ' && $(BIN)/pytest -n auto --dist loadfile $(ARGS)
+	@printf 'tests    ' && $(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 format: $(DEV) ## put code into shape
 	@$(BIN)/ruff check -q --fix-only . && $(BIN)/ruff format .

@@ -205,7 +205,7 @@ def small_files(size: int) -> object:
 
 
 def test_a_disk_that_takes_no_more_ends_the_run_where_its_last_commit_left_it(terminal: Terminal) -> None:
-    done = terminal.run("run", terminal.target("grower"), "--input", '{"name": "a"}', preexec_fn=small_files(300_000))
+    done = terminal.run("run", terminal.target("grower"), "--input", '{"name": "a"}', preexec_fn=small_files(500_000))
     assert done.code == 1 and "Traceback" not in done.err, done
     (line,) = done.err.strip().splitlines()
     assert "nothing was written" in line and "what was acknowledged is safe" in line

@@ -78,7 +78,7 @@ class _Wire:
                         return self._ended.now(f"it said {UNASKED_MAX} things in a row that nobody asked for")
                     if message is not None and hasattr(message, "id"):
                         await give.send(session_message(message))
-                await self._process.gone(0.5)
+                await self._process.fallen_silent(0.5)
                 self._ended.now(self._process.last_words() or "it closed its standard output")
             except TooLong:
                 self._ended.now(f"it sent more than {self._bytes_max} bytes at once", oversize=True)

@@ -122,6 +122,12 @@ class ServerProcess:
                 while self._process.returncode is None:
                     await asyncio.sleep(0.01)
 
+    async def fallen_silent(self, seconds: float) -> None:
+        """Wait for its end and for all that it said on its standard error, for so long together."""
+        until = asyncio.get_running_loop().time() + seconds
+        await self.gone(seconds)
+        await asyncio.wait({self._listening}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+
     async def _reap(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._guard.kill()
