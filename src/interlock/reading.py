@@ -291,6 +291,10 @@ def verify_run(store: Store, row: RunRow) -> Broken | None:
     return _fold_break(store, row, events)
 
 
+_SHAPING: frozenset[type[Event]] = frozenset({RunStarted, Upgraded})
+"""What says the shape that a run has from then on."""
+
+
 def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken | None:
     state, fetch, event_in = RunState(), partial(_proven_payload, store), payloads.event_in
     shape = ""
@@ -298,8 +302,8 @@ def _fold_break(store: Store, row: RunRow, events: list[StoredEvent]) -> Broken 
         try:
             event = event_in(stored.body, fetch)
             state.apply(stored.seq, event)
-            if isinstance(event, RunStarted | Upgraded):
-                shape = event.shape
+            if type(event) in _SHAPING:
+                shape = getattr(event, "shape")  # noqa: B009 - both have one; asking which is dear here
         except (KeyError, ValueError, TypeError, StoreError) as wrong:
             return Broken(row.id, stored.seq, f"this event can't be read: {wrong}")
     start = event_in(events[0].body, fetch) if events else None

@@ -56,15 +56,16 @@ def _put(run: HasCalls, effect: int, call: Queued | None) -> None:
 def began(run: HasCalls, seq: int, event: e.ToolCalled) -> None:
     """An attempt's intent."""
     until = event.at + event.send_within_ms + event.timeout_ms
-    limited = event.reserved_at > 0
-    call = Queued(UNDER_WAY, event.tool, event.way, event.attempt, seq, until, limited=limited, redoes=event.redoes)
-    _put(run, event.effect, call)
+    limited, key = event.reserved_at > 0, str(event.effect)
+    run.calls[key] = Queued(UNDER_WAY, event.tool, event.way, event.attempt, seq, until, None, 0, limited, event.redoes)
+    run.touched.add(key)
 
 
 def returned(run: HasCalls, effect: int) -> None:
     """It brought a result."""
-    if str(effect) in run.calls:
-        _put(run, effect, None)
+    key = str(effect)
+    if run.calls.pop(key, None) is not None:
+        run.touched.add(key)
 
 
 def failed(run: HasCalls, seq: int, event: e.AttemptFailed) -> None:
