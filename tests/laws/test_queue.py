@@ -48,10 +48,10 @@ class Gate:
 
         self.tool = pass_gate
 
-    def scene(self, **limits: Any) -> Any:
+    def scene(self, within: float = 86_400, **limits: Any) -> Any:
         gate = self.tool
 
-        @state(tools=[gate], writes=["text"], within=86_400)
+        @state(tools=[gate], writes=["text"], within=within)
         async def work(turn: Turn[Case]) -> Literal["done"]:
             turn.record.text = await turn.call(gate, turn.record.n)
             return "done"
@@ -170,13 +170,31 @@ class TestLimits:
 
         on_stage(play)
 
-    def test_a_turn_that_waits_too_long_for_a_place_ends_in_time(self) -> None:
-        gate = Gate((100.0, 100.0), Random(0), within=200, concurrency=1)
-        granted = gate.tool
+    def test_waiting_for_a_place_is_no_active_time_and_no_reason_to_take_a_run_over(self) -> None:
+        """What others do at a tool ends no turn `timeout`, whether it waits in its worker or parked."""
+        gate = Gate((9.0, 9.0), Random(0), within=20, concurrency=1)
+        scene = gate.scene(within=11)
 
-        @state(tools=[granted], within=5)
+        async def play(stage: Stage) -> None:
+            for _ in range(2):
+                await stage.worker(scene)
+            runs = await start_all(stage, scene, 12)
+            await stage.until(lambda: all_completed(stage), 600)
+            for run in runs:
+                assert stage.of(e.TakenOver, run) == []
+                assert sum(event.ms for event in stage.log(run)) < 10_000
+
+        on_stage(play)
+        assert gate.most == 1 and len(gate.began) == 12
+
+    def test_a_turn_that_waits_for_a_place_beside_work_ends_in_time(self) -> None:
+        """Its other calls are its active time, as ever."""
+        gate, tools = Gate((100.0, 100.0), Random(0), within=200, concurrency=1), Tools(before=50)
+        granted, other = gate.tool, tools.read
+
+        @state(tools=[granted, other], calls=2, within=5)
         async def hasty(turn: Turn[Case]) -> Literal["done"]:
-            await turn.call(granted, 1)
+            await asyncio.gather(turn.call(other, 2), turn.call(granted, 1))
             return "done"
 
         slow = gate.scene()
@@ -189,12 +207,60 @@ class TestLimits:
             await stage.until(lambda: gate.inside == 1)
             run = await stage.client.start(scene, Case(), by="test")
             await stage.worker(scene)
-            await stage.until(lambda: stage.status(run.id) == "failed", 600)
-            assert stage.of(e.ToolCalled, run.id) == []
-            assert stage.store.snapshot(stage.store.find(run.id).number).calls == ()
+            await stage.until(lambda: stage.status(run.id) == "failed", 30)
+            assert [call.tool for call in stage.of(e.ToolCalled, run.id)] == ["read"]
             await stage.until(lambda: gate.inside == 0)
 
         on_stage(play)
+
+    @pytest.mark.parametrize("limits", [{"concurrency": 1}, {"rate": (1, 1)}], ids=str)
+    def test_a_long_line_moves_as_fast_as_its_tool_and_costs_little(self, limits: dict[str, Any]) -> None:
+        """Who waits asks when its turn may have come, not all whenever anything happens."""
+        gate, runs, asked = Gate((1.0, 1.0), Random(0), **limits), 200, 0
+        scene = gate.scene(within=60)
+
+        def count(write: Write) -> str:
+            nonlocal asked
+            asked += isinstance(write, Reserve)
+            return ""
+
+        async def play(stage: Stage) -> int:
+            for _ in range(2):
+                await stage.worker(scene, fail=count)
+            started = await start_all(stage, scene, runs)
+            await stage.until(lambda: all_completed(stage), 2 * runs)
+            return max(len(stage.log(run)) for run in started)
+
+        events = on_stage(play)
+        assert gate.began[-1] - gate.began[0] < 1.2 * runs
+        assert asked < 20 * runs and events <= 20
+
+    def test_who_comes_late_to_a_rate_waits_behind_those_who_came_before(self) -> None:
+        order: list[int] = []
+
+        @tool(does="write", keyed=True, within=5, rate=(1, 20))
+        async def pass_gate(call: Call[None], n: int) -> None:
+            order.append(n)
+
+        @state(tools=[pass_gate], within=60)
+        async def work(turn: Turn[Case]) -> Literal["done"]:
+            await turn.call(pass_gate, turn.record.n)
+            return "done"
+
+        scene = machine(work)
+
+        async def play(stage: Stage) -> None:
+            await stage.worker(scene)
+            for n in range(8):
+                await stage.client.start(scene, Case(n=n), by="test")
+                await asyncio.sleep(1)
+            for n in range(8, 40):
+                await stage.client.start(scene, Case(n=n), by="test")
+                await asyncio.sleep(4.9)
+            await stage.until(lambda: all_completed(stage), 3000)
+
+        on_stage(play)
+        assert order[:20] == list(range(20))
 
 
 class TestDeath:

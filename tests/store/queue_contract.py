@@ -191,6 +191,43 @@ class QueueContract:
         store.write([first.commit(calls_over=(1,))])
         assert store.write([reserve(second, at=NOW + 2, **limits)]) == [Reserved(NOW + 2)]
 
+    def test_each_in_line_is_told_when_a_rate_lets_it_begin_after_those_before_it(self, store: Store) -> None:
+        authors = [running(store, f"a{n}") for n in range(6)]
+        limits: dict[str, Any] = {"rate": 2, "per_ms": 1000}
+        answers = store.write([reserve(author, at=NOW + n, **limits) for n, author in enumerate(authors)])
+        assert answers == [
+            Reserved(NOW),
+            Reserved(NOW + 1),
+            Later(NOW + 1000, full=False),
+            Later(NOW + 1001, full=False, ahead=1),
+            Later(NOW + 2000, full=False, ahead=2),
+            Later(NOW + 2001, full=False, ahead=3),
+        ]
+
+    def test_who_comes_later_takes_no_place_from_one_whose_time_has_just_come(self, store: Store) -> None:
+        first, second, third = (running(store, f"a{n}") for n in range(3))
+        limits: dict[str, Any] = {"rate": 1, "per_ms": 10_000}
+        store.write([reserve(first, **limits), reserve(second, **limits)])
+        due = NOW + 10_000
+        [answer] = store.write([reserve(third, at=due + 100, **limits)])
+        assert isinstance(answer, Later) and answer.ahead == 1
+        assert store.write([reserve(second, at=due + 200, **limits)]) == [Reserved(due + 200)]
+
+    def test_a_place_is_not_kept_for_one_who_does_not_come(self, store: Store) -> None:
+        first, second, third = (running(store, f"a{n}") for n in range(3))
+        limits: dict[str, Any] = {"rate": 1, "per_ms": 10_000}
+        store.write([reserve(first, **limits), reserve(second, **limits)])
+        late = NOW + 12_001
+        assert store.write([reserve(third, at=late, **limits)]) == [Reserved(late)]
+
+    def test_who_has_ended_or_asks_no_more_stands_in_no_line(self, store: Store) -> None:
+        first, second, third, fourth = (running(store, f"a{n}") for n in range(4))
+        limits: dict[str, Any] = {"concurrency": 1, "patience_ms": 500}
+        store.write([reserve(author, **limits) for author in (first, second, third)])
+        store.write([second.commit(status("completed"), ends=True, release=True)])
+        assert store.write([reserve(fourth, **limits)]) == [Later(NOW + 1100, full=True, ahead=1)]
+        assert store.write([reserve(fourth, at=NOW + 501, **limits)]) == [Later(NOW + 1100, full=True)]
+
     # -- dead calls ---------------------------------------------------------------------------------------------------
 
     def test_of_two_who_see_to_a_dead_call_one_wins_also_after_the_end(self, store: Store) -> None:

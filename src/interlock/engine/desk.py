@@ -70,6 +70,7 @@ class Desk:
         self._broken: Broken | None = None
         self.leaving = False  # the turn is being ended: what is cancelled from now on isn't the handler's doing
         self.closed = False
+        self.alarm = 0  # what rings when its time is up, once that has been put off
         self.at_work: set[int] = set()  # effects that somebody in this entry is carrying out or clearing
         self._under_way = 0
         self._settlement: list[asyncio.Future[None]] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -103,6 +104,8 @@ class LiveRun:
         self.fence = lease.fence
         self._load(lease.snapshot)
         self._accounted_at = world.clock.monotonic()
+        self._asides = 0
+        self._aside_since: float | None = None
         self.alarms = Alarms()
         self._lease_id, self._commits = world.commit_id()[:8], 0
         self._lingers = self._flushes = False
@@ -111,6 +114,7 @@ class LiveRun:
         self._unsaved: list[Event] = []
         self._resubmitted = 0
         self.broken: Exception | None = None
+        self.stood_aside = False
         self.beside = 0.0  # seconds that something may take beside the turn
 
     def _load(self, snapshot: Snapshot) -> None:
@@ -171,7 +175,7 @@ class LiveRun:
         Raises `BadInput` for one that nobody could read; nothing has changed then.
         """
         state, clock = self.state, self.world.clock
-        ms = int((clock.monotonic() - self._accounted_at) * 1000)
+        ms = self.since_last_event_ms()
         event = stamped(event, clock.now_ms(), ms, state.turn)
         seq = state.seq + 1
         body, large = payloads.split(event)  # raises for what can't be recorded, so before anything is taken in
@@ -193,11 +197,26 @@ class LiveRun:
 
     def since_last_event_ms(self) -> int:
         """Active milliseconds that no event has accounted for yet."""
-        return int((self.world.clock.monotonic() - self._accounted_at) * 1000)
+        until = self.world.clock.monotonic() if self._aside_since is None else self._aside_since
+        return int((until - self._accounted_at) * 1000)
 
     def off_the_clock(self) -> None:
         """The time since the last event isn't the run's active time."""
         self._accounted_at = self.world.clock.monotonic()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The time of this block isn't the run's active time. Several may be side by side."""
+        self._asides, self.stood_aside = self._asides + 1, True
+        if self._aside_since is None:
+            self._aside_since = self.world.clock.monotonic()
+        try:
+            yield
+        finally:
+            self._asides -= 1
+            if self._asides == 0:
+                since, self._aside_since = self._aside_since, None
+                self._accounted_at += max(0.0, self.world.clock.monotonic() - max(since, self._accounted_at))
 
     # What an event changes beside the folded state: waits, journal, what the commit is.
 
@@ -440,8 +459,12 @@ class LiveRun:
 
     def _deadline_at(self) -> int | None:
         """When others may take this turn over although its worker seems alive. Its own worker ends it sooner."""
+        return self.deadline_after(self.beside)
+
+    def deadline_after(self, beside: float) -> int | None:
+        """The same, if something takes so long beside the turn."""
         left = self.turn_seconds_left()
-        return None if left is None else self.now + int((left + self.beside + 2 * self.world.timing.grace) * 1000)
+        return None if left is None else self.now + int((left + beside + 2 * self.world.timing.grace) * 1000)
 
     def turn_seconds_left(self) -> float | None:
         """Active seconds that this turn may still take; None in a final state, and while a person's rollback lasts."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -25,6 +26,9 @@ from interlock.machine.outcomes import EngineOutcome
 from interlock.machine.table import AnyMachine
 from interlock.policy.accounts import left
 from interlock.store.protocol import Lease
+
+_LOOK_SECONDS = 0.1
+"""How often it is looked at most whether a turn's time is up that isn't counted just now."""
 
 
 class Orchestrator:
@@ -119,12 +123,13 @@ class Orchestrator:
         work = perform(desk, ended)
         task = asyncio.create_task(work, name=f"run {run.id} state {run.state.state} turn {run.state.turn}")
         seconds = self._seconds(run)
-        alarm = run.alarms.set(inf if seconds is None else seconds, desk.wind_up)
+        alarm = run.alarms.set(inf if seconds is None else seconds, partial(self._time_is_up, run, desk))
         try:
             await desk.over
             return await self._ending(run, desk, task)
         finally:
             run.alarms.clear(alarm)
+            run.alarms.clear(desk.alarm)
             desk.close()
             if not task.done() and not (task.cancelling() and desk.busy):  # an attempt may end what it can't break off
                 task.cancel()
@@ -153,6 +158,15 @@ class Orchestrator:
         """Active seconds that this entry into the turn may take."""
         turn = run.turn_seconds_left()
         return None if turn is None else max(0.0, min(turn, left(run.state, "active_ms") / 1000))
+
+    def _time_is_up(self, run: LiveRun, desk: Desk) -> None:
+        """Unless the turn stood aside for a while: then what is left of it begins to count again."""
+        seconds = self._seconds(run)
+        left_over = 0.0 if seconds is None else seconds - run.since_last_event_ms() / 1000
+        if left_over <= 0 or not run.stood_aside:
+            desk.wind_up()
+        else:  # it may stand aside now: then as much will be left
+            desk.alarm = run.alarms.set(max(left_over, _LOOK_SECONDS), partial(self._time_is_up, run, desk))
 
     def _timed_out(self, run: LiveRun) -> Ended:
         if left(run.state, "active_ms") <= run.since_last_event_ms():

@@ -6,6 +6,7 @@ All processes share the store's count. Within one, who waits for a place is told
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from math import ceil
 from typing import Any
 
@@ -18,6 +19,10 @@ from interlock.store.protocol import Failed, Later, Reserve, Reserved, Stale
 
 PARKED_SECONDS_MAX = 60.0
 """How long a parked run waits at most before it asks again for a place that may be free sooner."""
+
+
+HERE_SECONDS_MAX = 30.0
+"""How long a run waits here at a stretch while those before it get their places at a pace."""
 
 
 class Place(Struct, frozen=True):
@@ -69,20 +74,35 @@ def _asked(desk: Desk, tool: Tool[Any, Any, Any], effect: int, attempt: int) -> 
         per_ms=ceil(seconds * 1000) + 1
         if rate
         else 0,  # two times cut to whole milliseconds may be closer than they say
+        patience_ms=int((PARKED_SECONDS_MAX + timing.lease) * 1000),
+        deadline_at=run.deadline_after(HERE_SECONDS_MAX),
     )
 
 
 async def _wait(desk: Desk, tool: str, effect: int, later: Later, since: int) -> None:
-    """A rate says when to ask again. A place may be free sooner than it must be: one looks again and again, for a while
-    here, then now and then from a parked run."""
+    """Here when it is soon, else durably. A rate says when to ask again. A place may be free sooner than it must be:
+    one looks again and again, and is told of those that come free in this process."""
     run, timing = desk.run, desk.world.timing
     if not later.full:
-        await desk.until(later.at, "queue", effect)
+        if later.at - run.now > timing.park_after * 1000:
+            await desk.until(later.at, "queue", effect)
+        else:
+            await _wait_here(desk, tool, (later.at - run.now) / 1000)
         return
-    if run.now - since < timing.park_after * 1000:
-        seconds = min((later.at - run.now) / 1000, timing.poll * desk.world.chance.uniform(0.5, 1.0))
+    here, expected = (run.now - since) / 1000, later.ahead * (later.pace_ms or 0) / 1000
+    patience = timing.park_after if later.pace_ms is None else HERE_SECONDS_MAX
+    if expected <= timing.park_after and here < min(patience, HERE_SECONDS_MAX):
+        poll = timing.poll * desk.world.chance.uniform(0.5, 1.0) * (1 + later.ahead / 8)
+        await _wait_here(desk, tool, min((later.at - run.now) / 1000, poll))
+        return
+    surely = (later.at - run.now) / 1000
+    seconds = surely if later.pace_ms is None else expected - timing.park_after / 2
+    shortest = timing.park_after + 1
+    longest = max(PARKED_SECONDS_MAX, shortest)
+    await desk.until(run.now + int(min(max(seconds, shortest), longest) * 1000), "queue", effect)
+
+
+async def _wait_here(desk: Desk, tool: str, seconds: float) -> None:
+    """The turn does nothing meanwhile, unless another of its calls is under way: it isn't its active time."""
+    with nullcontext() if desk.busy else desk.run.aside():
         await desk.world.lines.wait(tool, max(seconds, 0.001))
-        return
-    longest = run.now + int(max(PARKED_SECONDS_MAX, timing.park_after + 1) * 1000)
-    shortest = run.now + int((timing.park_after + 1) * 1000)
-    await desk.until(min(max(later.at, shortest), longest), "queue", effect)

@@ -458,7 +458,8 @@ class Reserve(Struct, frozen=True, gc=False):
     Taken if fewer than `concurrency` others are reserved or may be on their way (0: any number), and fewer than `rate`
     have been taken within the last `per_ms` (0: any number), counted over all runs and workers. It lasts until `until`,
     or the commit of the attempt's intent, which says anew how long. `grace_ms`: how long after their time others are
-    still counted. Answers: `Reserved`, `Later`, `Stale` (the run is another's).
+    still counted. Who is refused stands in line until it asks again, or `patience_ms` after it should have; the turn's
+    deadline moves to `deadline_at`, if that is later. Answers: `Reserved`, `Later`, `Stale` (the run is another's).
     """
 
     run: int
@@ -474,6 +475,8 @@ class Reserve(Struct, frozen=True, gc=False):
     concurrency: int = 0
     rate: int = 0
     per_ms: int = 0
+    patience_ms: int = 75_000
+    deadline_at: int | None = None
 
 
 class Reserved(Struct, frozen=True, gc=False):
@@ -483,10 +486,13 @@ class Reserved(Struct, frozen=True, gc=False):
 
 
 class Later(Struct, frozen=True, gc=False):
-    """Not now. `at`: when to ask again; `full`: all places are taken, so one may be free sooner, as calls end."""
+    """Not now. `at`: when to ask again; `full`: all places are taken, so one may be free sooner, as calls end. `ahead`:
+    how many came before; `pace_ms`: how long one of them took lately (None: too few did to say)."""
 
     at: int
     full: bool
+    ahead: int = 0
+    pace_ms: int | None = None
 
 
 class TakeNotices(Struct, frozen=True, gc=False):

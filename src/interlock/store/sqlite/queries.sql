@@ -382,9 +382,40 @@ WHERE tool = ?1 AND limited = 1 AND max(until, reserved) > ?2 AND NOT (run = ?3 
 -- What began too long ago to count against a rate.
 DELETE FROM call_start WHERE tool = ?1 AND at <= ?2;
 
--- start_that_counts --
--- When the call began that must be a whole period ago before another may.
-SELECT at FROM call_start WHERE tool = ?1 ORDER BY at DESC LIMIT 1 OFFSET ?2;
+-- starts_that_count --
+-- When the last calls began that count against a rate, newest first.
+SELECT at FROM call_start WHERE tool = ?1 AND at > ?2 ORDER BY at DESC LIMIT ?3;
+
+-- pace --
+-- When the first and the last of a tool's latest calls were let begin, and how many they are.
+SELECT min(at), max(at), count(*) FROM (SELECT at FROM call_start WHERE tool = ?1 AND at > ?2 ORDER BY at DESC LIMIT 8);
+
+-- ahead_in_line --
+-- How many came before this one, and how many of them are about to ask, as their time has come.
+SELECT count(*), count(*) FILTER (WHERE at BETWEEN ?4 AND ?3) FROM call_line
+WHERE tool = ?1 AND until > ?3
+  AND number < COALESCE((SELECT number FROM call_line WHERE run = ?2 AND tool = ?1), 9223372036854775807);
+
+-- stand_in_line --
+-- Who was refused a place keeps the one it has in the line.  (new) -> in line
+INSERT INTO call_line (tool, run, at, until) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (run, tool) DO UPDATE SET at = ?3, until = ?4;
+
+-- leave_line --
+-- It has its place.  in line -> (gone)
+DELETE FROM call_line WHERE run = ?1 AND tool = ?2;
+
+-- leave_lines --
+-- The run has ended.  in line -> (gone)
+DELETE FROM call_line WHERE run = ?1;
+
+-- forget_lines --
+-- Who hasn't asked again in time.  in line -> (gone)
+DELETE FROM call_line WHERE tool = ?1 AND until <= ?2;
+
+-- wait_beside --
+-- A turn that waits for a place isn't late: its deadline moves on.
+UPDATE run SET deadline_at = ?2 WHERE number = ?1 AND deadline_at < ?2;
 
 -- note_start --
 -- A call of a tool with a rate was let begin.

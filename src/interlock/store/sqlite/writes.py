@@ -178,6 +178,8 @@ class Writes:
         self._take(commit)
         if commit.calls or commit.calls_over:
             self._queue.keep(commit)
+        if commit.ends:
+            self._queue.leave_lines(commit.run)
         if commit.notices:
             self._outbox.put(commit.run, commit.notices, commit.at)
         self._at_work[commit.worker] = commit.at
