@@ -186,6 +186,14 @@ def decided(run: LiveRun, item: InboxItem) -> bool:
     return True
 
 
+def not_said(run: LiveRun, wait: int, seq: int) -> None:
+    """A wait that was closed by what says nothing: if it was about an approval, none was given."""
+    opened = run.event_at(seq)
+    if isinstance(opened, WaitOpened) and opened.why == APPROVE:
+        why = "what was said can't be read"
+        run.add(ApprovalRefused(effect=opened.effect, wait=wait, why=why, by="unknown"))
+
+
 def _note(run: LiveRun, item: InboxItem, opened: WaitOpened) -> None:
     """What exactly was approved, if anything was."""
     body = item.body

@@ -485,6 +485,10 @@ class LiveRun:
         self._submit(self._build(release=True))
         await waiter
 
+    def is_stored(self, seq: int) -> bool:
+        """Whether an event is known to be committed."""
+        return seq <= self._after
+
     # -- when a commit didn't go through ----------------------------------------------------------------------------
 
     def drafted(self) -> list[tuple[int, Event]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from interlock.canonical import Json
-from interlock.engine import approvals, rollback
+from interlock.engine import approvals, letters, rollback
 from interlock.engine.abandoning import abandon
 from interlock.engine.live_run import LiveRun
 from interlock.engine.parked import RESTORED
@@ -27,11 +27,27 @@ async def read(run: LiveRun) -> None:
     for item in sorted(items, key=lambda item: item.kind != "decision"):
         _take_in(run, item)
     if items:
+        _end_answered(run, {item.id for item in items})
         await run.durable()
+
+
+def _end_answered(run: LiveRun, taken: set[str]) -> None:
+    """A wait whose answer was accepted, and then wasn't one, is over as well: its state asks again."""
+    waits = {number: seq for number, (_, _, seq, *_) in run.state.waiting.items() if run.is_stored(seq)}
+    if not waits:
+        return
+    stored = run.world.store.snapshot(run.number)
+    if any(item.id not in taken for item in stored.inbox):
+        return  # what has come meanwhile may be the answer
+    still_open = {str(wait.number) for wait in stored.waits}
+    for number in waits.keys() - still_open:
+        run.add(e.WaitEnded(wait=int(number), how="decision", outcome="", by="unknown"))
+        approvals.not_said(run, int(number), waits[number])
 
 
 def _take_in(run: LiveRun, item: InboxItem) -> None:
     try:
+        letters.check(item.kind, item.body)
         if run.ended and item.kind not in _AFTER_THE_END:
             _dropped(run, item)
         else:
@@ -50,6 +66,8 @@ def _decision(run: LiveRun, item: InboxItem) -> None:
         _dropped(run, item)
         return
     _, why, _, _, _, effect = wait
+    if any(row.number == body["wait"] for row in run.world.store.snapshot(run.number).waits):
+        raise BadInput("it was left without closing its wait, which goes on")
     said = {"by": body["by"], "reason": body.get("reason", "")}
     run.add(
         e.WaitEnded(
@@ -78,6 +96,9 @@ def _signal(run: LiveRun, item: InboxItem) -> None:
 
 def _extend(run: LiveRun, item: InboxItem) -> None:
     body = item.body
+    for name, more in body["more"].items():
+        if run.state.ceiling[name] + more > letters.CEILING_MAX:
+            raise BadInput(f"more {name} than can be counted")
     run.add(e.Extended(more=body["more"], by=body["by"], reason=body.get("reason", ""), inbox=item.id))
     for number, (_, why, seq, *_) in list(run.state.waiting.items()):
         if why == "budget" or (why in ("escalated", "undo") and _outcome_at(run, seq) in EXHAUSTED):

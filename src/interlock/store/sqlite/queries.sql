@@ -77,7 +77,7 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9);
 
 -- wait_for_closing --
 -- How a wait stands.
-SELECT closed, due FROM wait WHERE run = ?1 AND number = ?2;
+SELECT closed, due, kind FROM wait WHERE run = ?1 AND number = ?2;
 
 -- cancel_unread --
 -- Does a cancel lie unread? Then it was first, and closes every wait of the run as soon as a host reads it.

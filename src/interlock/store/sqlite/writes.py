@@ -269,7 +269,9 @@ class Writes:
         row = self._run(self._sql["wait_for_closing"], (run, wait)).fetchone()
         if row is None:
             return "unknown"
-        closed, due = row
+        closed, due, kind = row
+        if leave.item.kind == "decision" and kind != "person":
+            return "unknown"  # nobody is asked
         if closed:
             return str(closed)
         if due is not None and leave.at >= due:
