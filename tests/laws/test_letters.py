@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from interlock import Limits, Machine, final, use
 from interlock.engine.letters import CEILING_MAX
 from interlock.history import events as e
 from interlock.machine.limits import DIMENSIONS
 from interlock.store.protocol import InboxItem, Leave, Left
 from tests.laws.approving import Order, Till, in_use
 from tests.laws.stage import Stage, on_stage
+from tests.laws.undoing import Case, Tools
 
 
 async def put(stage: Stage, kind: str, body: Any, wait: int | None = None) -> Any:
@@ -114,5 +116,29 @@ def test_no_sum_of_extensions_is_more_than_can_be_counted() -> None:
         assert all(ceiling[name] <= CEILING_MAX for name in DIMENSIONS)
         await stage.client.cancel(wait.run)
         await stage.until(lambda: stage.status() == "cancelled")
+
+    on_stage(scene)
+
+
+def test_a_word_that_no_doubt_takes_clears_none() -> None:
+    """Once it was taken for `did_not`, so that what may have happened was called again."""
+    tools = Tools()
+    tools.faults["mail"] = [("after", 1000.0)]
+    row = use(tools.mail, args={"n": "n"}, within=100).then({"done": "closed"})
+    machine = Machine(
+        "one", Case, limits=Limits(turns=9, warn_at=1.0), table={"mail": row, "closed": final("completed")}
+    )
+
+    async def scene(stage: Stage) -> None:
+        await stage.worker(machine)
+        run = await stage.client.start(machine, Case())
+        await stage.until(lambda: [w.why for w in stage.client.waiting()] == ["doubt"])
+        [wait] = stage.client.waiting()
+        await put(stage, "decision", {"wait": wait.number, "outcome": "bogus", "by": "eve"}, wait.number)
+        await stage.until(lambda: [w.number for w in stage.client.waiting()] == [wait.number + 1])
+        assert stage.of(e.DoubtCleared) == [] and len(stage.of(e.ToolCalled)) == 1
+        await stage.client.clear(run.id, 1, happened=True, result="sent 0")
+        await stage.until(lambda: stage.status() == "completed")
+        assert tools.outside.done("mail") == [0]
 
     on_stage(scene)

@@ -79,7 +79,9 @@ def _decision(run: LiveRun, item: InboxItem) -> None:
             **said,
         )
     )
-    if why == "doubt":
+    if why == "doubt" and body["outcome"] not in ("happened", "did_not"):  # it clears nothing: somebody is asked again
+        run.add(e.AnswerDropped(kind=item.kind, body=body, why=f"no answer `{body['outcome']}` here"))
+    elif why == "doubt":
         happened = body["outcome"] == "happened"
         value = body.get("fields", {}).get("result") if happened else None
         run.add(e.DoubtCleared(effect=effect, way="person", happened=happened, value=value, **said))
