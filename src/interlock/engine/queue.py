@@ -66,7 +66,7 @@ def _asked(desk: Desk, tool: Tool[Any, Any, Any], effect: int, attempt: int) -> 
         attempt=attempt,
         tool=tool.name,
         way=tool.way,
-        until=run.now + int((timing.send_window + tool.within) * 1000),
+        until=run.now + int(timing.send_window * 1000),  # by then the intent says how long, or nothing is ever sent
         at=run.now,
         grace_ms=int(timing.grace * 1000),
         concurrency=tool.concurrency or 0,
