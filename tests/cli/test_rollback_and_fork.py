@@ -137,6 +137,9 @@ class TestFork:
     def test_a_turn_or_machine_that_is_not_its_own_is_refused(self, terminal: Terminal) -> None:
         run = terminal.played("note", "abc")
         terminal.here("fork", run, "--at", "7").refused("no turn 7", "turns 1 to 1")
+        terminal.here("cancel", run, "--yes")
+        terminal.here("run", terminal.target("note"), "--run", run)
+        terminal.here("fork", run, "--at", "7").refused("no turn 7", "turns 1 to 1")
         terminal.here("fork", run, terminal.target("booker"), "--at", "1").refused("of machine note", "booker")
         terminal.here("fork", "nosuch", "--at", "1").refused("no run `nosuch`")
         terminal.here("fork", run, "--at", "1", "--key", " ").refused("the key is empty")

@@ -122,13 +122,14 @@ def plan(history: Log, to: int) -> Plan:
 
 def began(history: Log, turn: int) -> RunState:
     """The run as it stood when a turn began. Raises `BadInput` for one that hasn't begun, or was a rollback's."""
-    state = RunState()
+    state, last = RunState(), 0
     for seq, event in history:
         state.apply(seq, event)
+        if state.status not in FINAL:  # an end by a transition counts on, to a turn that nobody takes
+            last = state.turn
         if state.turn >= turn >= 1:
             break
     if state.turn != turn or state.status in FINAL:
-        last = state.turn - (state.status in FINAL)
         raise BadInput(f"there is no turn {turn}: this run has had turns 1 to {last}")
     if state.rollback:
         raise BadInput(f"turn {turn} was a rollback: name another")
