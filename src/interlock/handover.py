@@ -6,7 +6,7 @@ the wait. Words in it are safe to show; data (record, arguments, events) is as i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from interlock.canonical import Json
@@ -128,7 +128,7 @@ def call_in_full(tool: object, args: Mapping[str, Json]) -> str:
     return f"{visible(tool)}({shown})"
 
 
-def because(wait: OpenWait, turn: Iterable[Event] = ()) -> str:
+def because(wait: OpenWait, turn: Sequence[Event] = ()) -> str:
     """Why somebody is asked, in one line. `turn`: the events of the run's turn."""
     said = visible(wait.prompt)
     match wait.why:
@@ -137,12 +137,19 @@ def because(wait: OpenWait, turn: Iterable[Event] = ()) -> str:
             return f"{asked}. {said}" if said else asked
         case "doubt":
             calls = [each for each in turn if isinstance(each, e.ToolCalled) and each.effect == wait.effect]
-            about = f": {call_in_full(calls[-1].tool, calls[-1].args)}" if calls else ""
-            return f"{said}{about}"
+            return f"{said}{_asked_about(wait.run, calls[-1], turn) if calls else ''}"
         case "escalated":
             return f"`{visible(wait.state)}` ended `{visible(wait.outcome)}`: {said}"
         case _:
             return said or (f"waits for the signal `{visible(wait.signal)}`" if wait.signal else "")
+
+
+def _asked_about(run: str, intent: e.ToolCalled, turn: Iterable[Event]) -> str:
+    """What somebody needs who looks outside whether a call happened: the call, its key, and how it went wrong."""
+    key = f", under key {run}-{intent.effect}" if intent.way == Way.KEY else ""
+    said = [each.message for each in turn if isinstance(each, e.AttemptFailed) and each.effect == intent.effect]
+    last = f"; the last attempt: {visible(said[-1], 200)}" if said and said[-1] else ""
+    return f": {call_in_full(intent.tool, intent.args)}{key}{last}"
 
 
 def _choices(wait: OpenWait, turn: list[Event]) -> Iterator[Choice]:
@@ -168,7 +175,8 @@ def _does(wait: OpenWait, answer: str, lead: Mapping[str, Json], turn: list[Even
             called = call_in_full(wait.call["tool"], wait.call["args"])
             return f"{called} is called, once{_attempts(wait)}{_most(lead)}; then {goes}"
         case "approve", "edit":
-            return f"{visible(wait.call['tool'])} is called with what you set, else as asked{_most(lead)}; then {goes}"
+            changed = "what you change (approve --set), else as asked"
+            return f"{visible(wait.call['tool'])} is called with {changed}{_most(lead)}; then {goes}"
         case "approve", "deny":
             return f"{visible(wait.call['tool'])} is not called; the turn ends `denied`: {goes}"
         case "doubt", "happened":

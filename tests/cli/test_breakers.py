@@ -36,6 +36,14 @@ def test_trip_opens_a_breaker_and_says_until_when(terminal: Terminal) -> None:
     assert "somebody resets" not in shown.out
 
 
+def test_a_name_that_no_call_had_is_remarked_on_with_the_one_that_is_near(terminal: Terminal) -> None:
+    tripped(terminal, "model:openai:gpt-5-mini@http://127.0.0.1:9/v1")
+    for near in ("model:openai:gpt-5-mni@http://127.0.0.1:9/v1", "model:openai:gpt-5-mini"):
+        done = terminal.here("reset", near, "--yes")
+        assert done.code == 0 and "there is model:openai:gpt-5-mini@http://127.0.0.1:9/v1" in done.err
+    assert terminal.here("reset", "model:openai:gpt-5-mini@http://127.0.0.1:9/v1", "--yes").err == ""
+
+
 def test_reset_closes_it_and_both_are_in_its_log(terminal: Terminal) -> None:
     tripped(terminal, "tool:look")
     assert terminal.here("reset", "look", "--by", "ben", "--reason", "mended", "--yes").code == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from interlock.cli import app
-from interlock.cli.story import Told, tell
+from interlock.cli.story import Note, Told, tell
 from interlock.client import Client
 from interlock.engine.timing import Timing
 from interlock.history import events as e
@@ -96,6 +96,21 @@ def test_equal_turns_in_a_row_are_one_line() -> None:
     assert (line.cost, line.total) == (3_000_000, 3_000_000)
 
 
+@pytest.mark.parametrize(("way", "told"), [("key", "called again, under its key"), ("repeat", "called again")])
+def test_a_call_that_is_made_again_is_not_told_as_one_that_did_not_happen(way: str, told: str) -> None:
+    history: list[e.Event] = [
+        e.RunStarted(
+            machine="m", shape="s", content="c", state="pay", record={}, mode="hard", warn_at=0.8, on_warn="person",
+            ceiling={"turns": 9, "calls": 9, "tokens": 9, "nanousd": 9, "active_ms": 9},
+        ),
+        e.ToolCalled(effect=1, digest="1", tool="pay", way=way, args={}, turn=1),
+        e.AttemptFailed(effect=1, kind="lost", message="", doubt=True, turn=1),
+        e.DoubtCleared(effect=1, way=way, happened=False, turn=1),
+    ]  # fmt: skip
+    said = [line.text for line in tell(enumerate(history, start=1)) if isinstance(line, Note)]
+    assert f"doubt about effect 1: {told}" in said and "did not happen" not in " ".join(said)
+
+
 def _with_calls(history: list[e.Event]) -> list[e.Event]:
     found: list[e.Event] = []
     for event in history:
@@ -162,6 +177,9 @@ def test_a_doubt_is_shown_and_cleared_by_a_person(terminal: Terminal) -> None:
     (wait,) = shown["waiting"]
     assert wait["why"] == "doubt" and shown["in_doubt"] == [wait["effect"]]
     said = terminal.here("show", run).out
+    (call,) = [each for each in terminal.here("log", run, "--json").lines if each["type"] == "tool_called"]
+    (failed,) = [each for each in terminal.here("log", run, "--json").lines if each["type"] == "attempt_failed"]
+    assert f"{call['tool']}(name=" in said and failed["message"] in said
     assert f"interlock clear {run[:4]} {wait['effect']} --happened" in said and f"in doubt: {wait['effect']}" in said
     args = ["clear", run, str(wait["effect"]), "--happened", "--result", '"sent"', "--by", "anna", "--yes", "--json"]
     assert terminal.here(*args).json["ok"] is True

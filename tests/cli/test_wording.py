@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.cli.wording import duration, money, quantity, visible
+from interlock.cli.wording import by_when, duration, money, quantity, visible
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,12 @@ def test_nothing_shown_can_move_a_cursor(text: str) -> None:
     shown = visible(text)
     assert not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in shown)
     shown.encode("utf-8")
+
+
+def test_a_time_on_another_day_is_told_with_its_date() -> None:
+    noon = int(datetime(2026, 3, 1, 12, 0, 0).timestamp() * 1000)
+    assert by_when(noon + 3_600_000, noon) == "13:00:00"
+    assert by_when(noon + 86_400_000, noon) == "2026-03-02 12:00:00"
 
 
 def test_long_text_is_cut() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import math
 import time
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ import click
 
 from interlock.canonical import Json
 from interlock.cli.options import Misuse, acting, actor, agree, changing, named, print_json, reading, shared
-from interlock.cli.wording import clock, columns, duration, moment, visible
+from interlock.cli.wording import by_when, columns, duration, moment, visible
 from interlock.history.events import CallPrevented, Event, ModelCalled, ToolCalled
 from interlock.policy.breaker import Breaker, Change, State, model_breaker, tool_breaker
 from interlock.store.protocol import Store
@@ -53,10 +54,12 @@ def trip(
         raise Misuse(f"--for {seconds}: give it seconds above 0")
     with reading(store) as found:
         which = _meant(found, name)
+        remark = _remark(found, which)
     until = f"for {duration(seconds)}" if seconds is not None else "until somebody resets it"
-    agree(f"open the breaker of {which} {until} as {actor(by)}: calls of it go to a fallback, or don't begin", yes)
+    plan = f"open the breaker of {which} {until}, as {actor(by)}: calls of it go to a fallback, or don't begin"
+    agree(f"{plan}{remark}", yes)
     with changing(store) as client:
-        _tell(asyncio.run(client.trip(which, seconds=seconds, by=by, reason=reason)), store, as_json)
+        _tell(asyncio.run(client.trip(which, seconds=seconds, by=by, reason=reason)), store, as_json, remark)
 
 
 @click.command()
@@ -67,16 +70,19 @@ def reset(name: str, by: str | None, reason: str, yes: bool, store: str | None, 
     """Close a breaker: calls of that model or tool begin again, and what failed before is forgotten."""
     with reading(store) as found:
         which = _meant(found, name)
-        agree(f"close the breaker of {which} ({standing(_breaker(found, which))}) as {actor(by)}", yes)
+        remark = _remark(found, which)
+        agree(f"close the breaker of {which} ({standing(_breaker(found, which))}) as {actor(by)}{remark}", yes)
     with changing(store) as client:
-        _tell(asyncio.run(client.reset(which, by=by, reason=reason)), store, as_json)
+        _tell(asyncio.run(client.reset(which, by=by, reason=reason)), store, as_json, remark)
 
 
-def _tell(breaker: Breaker, store: str | None, as_json: bool) -> None:
+def _tell(breaker: Breaker, store: str | None, as_json: bool, remark: str) -> None:
     if as_json:
         print_json({"ok": True, "breaker": as_document(breaker), "store": named(store)})
     else:
         click.echo(f"{visible(breaker.name)}  {standing(breaker)}\nstore {named(store)}")
+    if remark:
+        click.echo(f"note{visible(remark)}", err=True)
 
 
 def _meant(store: Store, given: str) -> str:
@@ -88,6 +94,18 @@ def _meant(store: Store, given: str) -> str:
     if len(known) == 1:
         return known[0]
     raise Misuse(f"{given}: no call of it has failed yet, so say what it is: model:PROVIDER:NAME or tool:NAME")
+
+
+def _remark(store: Store, name: str) -> str:
+    """A name is taken as it is given. One with a slip in it would stop, or let go, nothing: say where to look."""
+    known = [row.name for row in store.breakers(all=True)]
+    if name in known:
+        return ""
+    longer = [each for each in known if each.startswith(f"{name}@")]  # its address was left out
+    like = longer or difflib.get_close_matches(name, known, 1, cutoff=0.8)
+    other = f"; there is {like[0]}" if like else ""
+    address = ", with its address" if name.startswith("model:") else ""
+    return f": no call of {name} has failed yet, so mind that the machine writes it like that{address}{other}"
 
 
 def _breaker(store: Store, name: str) -> Breaker:
@@ -142,7 +160,8 @@ def standing(breaker: Breaker) -> str:
 def _until(at: int | None) -> str:
     if at is None:
         return " until somebody resets it"
-    return f" until {clock(at)}" if at > time.time() * 1000 else ", the next call is its probe"
+    now = int(time.time() * 1000)
+    return f" until {by_when(at, now)}" if at > now else ", the next call is its probe"
 
 
 def as_document(breaker: Breaker) -> dict[str, Json]:
@@ -163,6 +182,6 @@ def _change_document(change: Change) -> dict[str, Json]:
 
 
 def _line(change: Change) -> tuple[str, ...]:
-    until = "" if change.until is None else f"until {clock(change.until)}"
+    until = "" if change.until is None else f"until {by_when(change.until, change.at)}"
     by = f"by {visible(change.by, 40)}" if change.by else ""
     return (f"  {moment(change.at)}", change.what, until, by, visible(change.reason, 120))

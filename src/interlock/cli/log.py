@@ -83,7 +83,7 @@ def plain(line: Line) -> str:
     """One line of a story as it is told while it happens."""
     if isinstance(line, Note):
         return f"      {clock(line.at)}  -- {line.text}"
-    cost = f"${money(line.cost)} of ${money(line.total)}"
+    cost = f"${money(line.cost)}, ${money(line.total)} in all"
     return f"{line.numbers:<5} {clock(line.at)}  {_state(line)}  {line.did or '-'}  {cost}  {line.then}{_why(line)}"
 
 

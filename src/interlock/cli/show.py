@@ -174,7 +174,7 @@ def _why(view: RunView, history: list[tuple[int, Event]]) -> str:
     if view.status == "paused":
         return visible(view.row.reason, 200)
     for wait in view.waits:
-        return _reason(wait)
+        return _reason(wait, history)
     if not view.ended:
         return ""
     for seq, event in reversed(history):
@@ -185,9 +185,11 @@ def _why(view: RunView, history: list[tuple[int, Event]]) -> str:
     return visible(view.row.reason, 200)
 
 
-def _reason(wait: OpenWait) -> str:
+def _reason(wait: OpenWait, history: list[tuple[int, Event]]) -> str:
     if wait.why == "approve":
         return because(wait)
+    if wait.why == "doubt":
+        return f"asks `{visible(wait.of, 40)}`: {because(wait, [event for _, event in history])}"
     asked = f"asks `{visible(wait.of, 40)}`" if wait.of else f"waits for `{visible(wait.signal or wait.why, 40)}`"
     ended = f"the turn ended `{visible(wait.outcome, 60)}`; " if wait.outcome and wait.why != "undo" else ""
     return f"{ended}{asked}: {visible(wait.prompt, 200)}" if wait.prompt else f"{ended}{asked}"

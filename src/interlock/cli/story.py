@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interlock.canonical import Json
-from interlock.cli.wording import clock, duration, money, quantity, value, visible
+from interlock.cli.wording import by_when, duration, money, quantity, value, visible
 from interlock.handover import done_in
 from interlock.history import events as e
 from interlock.history.fold import RunState
@@ -315,7 +315,7 @@ def _started(event: e.RunStarted) -> str:
 
 
 def _wait_opened(event: e.WaitOpened) -> str:
-    due = f" until {clock(event.due)}" if event.due else ""
+    due = f" until {by_when(event.due, event.at)}" if event.due else ""
     match event.kind:
         case "person" if event.why == "approve":
             asked = call_text(str(event.call["tool"]), event.call["args"])
@@ -337,7 +337,7 @@ def _wait_ended(event: e.WaitEnded) -> str:
 
 def _approved(event: e.Approved) -> str:
     changed = "" if event.args is None else f" with {value(event.args, 60)}"
-    return f"effect {event.effect} approved{changed}, until {clock(event.until)}"
+    return f"effect {event.effect} approved{changed}, until {by_when(event.until, event.at)}"
 
 
 def _approval_refused(event: e.ApprovalRefused) -> str:
@@ -346,6 +346,8 @@ def _approval_refused(event: e.ApprovalRefused) -> str:
 
 
 def _doubt_cleared(event: e.DoubtCleared) -> str:
+    if event.way in (Way.REPEAT, Way.KEY):  # whether it happened, nobody knows then
+        return f"doubt about effect {event.effect}: called again{', under its key' if event.way == Way.KEY else ''}"
     happened = "it happened" if event.happened else "it did not happen"
     return f"doubt about effect {event.effect} cleared by {visible(event.by or event.way, 40)}: {happened}"
 

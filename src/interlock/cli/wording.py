@@ -59,6 +59,12 @@ def moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def by_when(at_ms: int, told_ms: int) -> str:
+    """A time to come, as it is told at another: with its date, unless that day is the same."""
+    same = datetime.fromtimestamp(at_ms / 1000).date() == datetime.fromtimestamp(told_ms / 1000).date()
+    return clock(at_ms) if same else moment(at_ms)
+
+
 def share(part: int, whole: int) -> str:
     """ " (4 %)", or nothing where nothing may be used."""
     return f" ({part / whole * 100:.0f} %)" if whole else ""
