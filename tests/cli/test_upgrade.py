@@ -31,7 +31,7 @@ def test_a_plan_that_does_not_fit_names_every_problem_and_moves_nothing(terminal
     done = terminal.here("upgrade", newer(terminal), "--yes")
     assert done.code == 1, done
     assert run in done.out and "its state `person` is none of note as it is now" in done.out
-    assert '{"states": {"person": "..."}}' in done.out and "nothing was moved: 1 of 1 runs don't fit" in done.out
+    assert '{"states": {"person": "..."}}' in done.out and "nothing was moved: 1 of 1 runs don't fit (--map" in done.out
     shown = terminal.here("upgrade", newer(terminal), "--yes", "--json").json
     assert not shown["ok"] and shown["moved"] == [] and len(shown["problems"]) == 2
     assert set(shown["problems"][0]) == {"run", "what", "remedy"}

@@ -69,7 +69,7 @@ def _refuse(plan: Plan, store: str | None, as_json: bool) -> None:
     for line in _lines(plan.problems):
         click.secho(line, fg="red")
     runs = len({problem.run for problem in plan.problems})
-    said = f"{runs} of {len(plan.runs)} runs don't fit (--only moves some)"
+    said = f"{runs} of {len(plan.runs)} runs don't fit (--map says what they are now, --only moves some)"
     click.echo(f"nothing was moved: {said}  store {named(store)}")
 
 

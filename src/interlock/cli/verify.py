@@ -53,7 +53,8 @@ def verify(ctx: click.Context, run: str | None, anchored: str | None, store: str
             where = visible(each.run) + (f" event {each.seq}" if each.seq else "")
             click.secho(f"BROKEN  {where or 'the store'}: {visible(each.why)}", fg="red")
         verdict = f"FAILED, {len(broken)} broken" if broken else "ok"
-        click.echo(f"{verdict}: {verified.runs} runs, {verified.events} events  store {named(store)}")
+        runs = "1 run" if verified.runs == 1 else f"{verified.runs} runs"
+        click.echo(f"{verdict}: {runs}, {verified.events} events  store {named(store)}")
     ctx.exit(1 if broken else 0)
 
 
