@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from interlock.errors import WaitClosed
@@ -47,6 +47,8 @@ def closed_by(store: Store, run_id: str, wait: int, how: str) -> str:
     """Who or what closed a wait, and when, in one line: "wait 3 was answered by ann at 14:02:11 UTC: approve"."""
     row = store.find(run_id)
     for item in store.snapshot(row.number).inbox:  # accepted, and not read by a host yet
+        if not isinstance(item.body, Mapping):
+            continue  # it says nothing
         if item.kind == "decision" and item.body.get("wait") == wait:
             return _answered(wait, str(item.body.get("by")), item.left_at, str(item.body.get("outcome")))
         if item.kind == "cancel":

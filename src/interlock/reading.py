@@ -374,7 +374,8 @@ def _open_rows(snapshot: Snapshot) -> set[tuple[Any, ...]]:
 
 def _open_in_log(snapshot: Snapshot, state: RunState, opened: Mapping[int, Event]) -> set[tuple[Any, ...]]:
     """Waits that the log leaves open, but for those whose decision lies unread in the inbox: it has closed the row."""
-    decided = {item.body["wait"] for item in snapshot.inbox if item.kind == "decision"}
+    said = [item.body for item in snapshot.inbox if item.kind == "decision"]
+    decided = [body.get("wait") for body in said if isinstance(body, Mapping)]
     undecided = [seq for number, (_, _, seq, *_) in state.waiting.items() if int(number) not in decided]
     waits = [(seq, event) for seq in undecided if isinstance(event := opened[seq], WaitOpened)]
     return {(w.wait, w.kind, w.why, seq, w.of, w.due, w.signal, w.at) for seq, w in waits}

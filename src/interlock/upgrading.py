@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from interlock.canonical import Json
 from interlock.engine.live_run import Interrupted, LiveRun
+from interlock.engine.parked import news_of
 from interlock.engine.upgrade import Fit, Map, Problem, fit, move
 from interlock.engine.world import World
 from interlock.errors import StaleLease
@@ -118,7 +119,7 @@ async def _one(
         if lease.why:
             previous, fence = lease.previous, lease.fence
             run.add(e.TakenOver(worker="upgrade", previous=previous, fence=fence, why=lease.why))
-        if lease.snapshot.row.status == "paused" and not run.state.paused:
+        if news_of(run.state, lease.snapshot.row.status, lease.snapshot.row.reason):
             run.add(e.Paused(by="store", reason=lease.snapshot.row.reason))
         fitting = fit(run, machine, by)
         if isinstance(fitting, Fit):

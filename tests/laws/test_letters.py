@@ -10,6 +10,7 @@ import pytest
 
 from interlock import Limits, Machine, final, use
 from interlock.engine.letters import CEILING_MAX
+from interlock.errors import WaitClosed
 from interlock.history import events as e
 from interlock.machine.limits import DIMENSIONS
 from interlock.store.protocol import InboxItem, Leave, Left
@@ -140,5 +141,26 @@ def test_a_word_that_no_doubt_takes_clears_none() -> None:
         await stage.client.clear(run.id, 1, happened=True, result="sent 0")
         await stage.until(lambda: stage.status() == "completed")
         assert tools.outside.done("mail") == [0]
+
+    on_stage(scene)
+
+
+@pytest.mark.parametrize("body", [None, [], "x", {}, {"wait": []}])
+def test_nonsense_that_nobody_has_read_yet_stops_no_reader(body: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker(in_use(Till()))
+        run = await stage.client.start(in_use(Till()), Order())
+        await stage.until(lambda: stage.status() == "waiting")
+        [wait] = stage.client.waiting()
+        await stage.kill(worker)
+        await put(stage, "decision", body)
+        stage.client.show(run.id)
+        assert [event for event in stage.log() if isinstance(event, e.WaitOpened)]
+        assert stage.client.verify() == []
+        await stage.client.approve(run.id)
+        with pytest.raises(WaitClosed):
+            await stage.client.approve(run.id, wait=wait.number)
+        await stage.worker(in_use(Till()))
+        await stage.until(lambda: stage.status() == "completed")
 
     on_stage(scene)

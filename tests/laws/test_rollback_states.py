@@ -244,6 +244,37 @@ class TestTheStore:
 
         on_stage(play)
 
+    @pytest.mark.parametrize("paused", ["before", "after"])
+    def test_a_parked_run_that_is_paused_as_well_stays_parked(self, paused: str) -> None:
+        """Once the pause took the place of the park, and the run could be rolled back although nobody released it."""
+        tools = Tools()
+
+        async def play(stage: Stage) -> None:
+            await stage.client.start(steps(tools), Case(n=1), by="test")
+            worker = await stage.worker(steps(tools))
+            await asked(stage)
+            if paused == "before":
+                await stage.client.pause("@last", by="bob")
+                await stage.until(lambda: stage.status() == "paused")
+            await stage.kill(worker)
+            stage.store._writes.begin()  # type: ignore[attr-defined]
+            stage.store._writes.begin_epoch("store restored", stage.clock.now_ms())  # type: ignore[attr-defined]
+            stage.store._writes.commit()  # type: ignore[attr-defined]
+            await stage.worker(steps(tools))
+            await stage.client.pause("@last", by="carl", reason="all of them")
+            await asyncio.sleep(60)
+            with pytest.raises(BadInput, match="resume it first"):
+                await stage.client.rollback("@last", to=1, accept=[4], by="ann")
+            assert stage.store.find("@last").reason.startswith("store restored")
+            await stage.client.resume("@last", by="ann")
+            await stage.until(lambda: stage.status() == "waiting")
+            assert stage.of(e.Resumed)[-1].released
+            await stage.client.rollback("@last", to=1, accept=[4], by="ann")
+            await rolled_back(stage)
+            await asked(stage)
+
+        on_stage(play)
+
     def test_a_long_record_goes_back_whole(self, tmp_path: Any) -> None:
         """More cells than an event holds in line, on a file."""
 

@@ -8,7 +8,7 @@ from interlock.canonical import Json
 from interlock.engine import approvals, letters, rollback
 from interlock.engine.abandoning import abandon
 from interlock.engine.live_run import LiveRun
-from interlock.engine.parked import RESTORED
+from interlock.engine.parked import is_parked
 from interlock.engine.people import RETRY, take_signal
 from interlock.engine.redo import take_drop, take_redo
 from interlock.errors import BadInput
@@ -114,11 +114,14 @@ def _outcome_at(run: LiveRun, seq: int) -> str | None:
 
 
 def _pause(run: LiveRun, item: InboxItem) -> None:
-    run.add(e.Paused(by=item.body["by"], reason=item.body.get("reason", ""), inbox=item.id))
+    by, reason = item.body["by"], item.body.get("reason", "")
+    if is_parked(run.state):  # it goes on being: only who resumes it releases it
+        reason = f"{run.state.reason}; {reason or f'paused by {by}'}"
+    run.add(e.Paused(by=by, reason=reason, inbox=item.id))
 
 
 def _resume(run: LiveRun, item: InboxItem) -> None:
-    released = run.state.reason.startswith(RESTORED)
+    released = is_parked(run.state)
     run.add(e.Resumed(by=item.body["by"], reason=item.body.get("reason", ""), released=released, inbox=item.id))
 
 

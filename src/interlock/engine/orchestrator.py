@@ -16,6 +16,7 @@ from interlock.engine.conclusion import conclude
 from interlock.engine.desk import Broken, Desk, Diverging, Parked
 from interlock.engine.ending import SECONDS_SPENT, WITHIN_PASSED, Ended
 from interlock.engine.live_run import Interrupted, LiveRun
+from interlock.engine.parked import news_of
 from interlock.engine.performing import escaped, perform
 from interlock.engine.preemption import preempted
 from interlock.engine.rounds import Rounds
@@ -86,7 +87,7 @@ class Orchestrator:
         if lease.why:
             taker = self.name or str(lease.worker)
             run.add(e.TakenOver(worker=taker, previous=lease.previous, fence=lease.fence, why=lease.why))
-        if row.status == "paused" and not run.state.paused:
+        if news_of(run.state, row.status, row.reason):
             run.add(e.Paused(by="store", reason=row.reason))
         if run.state.content != run.machine.content and not run.ended:
             run.add(e.ContentChanged(content=run.machine.content))

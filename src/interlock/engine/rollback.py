@@ -19,7 +19,7 @@ from interlock.engine import approvals
 from interlock.engine.abandoning import abandon
 from interlock.engine.desk import Desk
 from interlock.engine.live_run import LiveRun
-from interlock.engine.parked import RESTORED
+from interlock.engine.parked import is_parked
 from interlock.engine.people import RETRY, escalation
 from interlock.engine.record import load_record
 from interlock.engine.undo import Undoing, undo_name
@@ -65,7 +65,7 @@ def begin(run: LiveRun, item: InboxItem) -> None:
 def _planned(run: LiveRun, to: int, accept: list[int]) -> Plan:
     if run.state.rollback:
         raise BadInput(f"a rollback to turn {run.state.rollback[0]} is under way")
-    if run.state.paused and run.state.reason.startswith(RESTORED):
+    if is_parked(run.state):
         raise BadInput("the store was restored: resume the run first")
     found = plan(_log(run), to)
     found.check_accepted(accept)
