@@ -14,9 +14,20 @@ from interlock.agent.model import ModelFailed, ModelReply
 from interlock.canonical import decode
 from interlock.engine.delivery import AGAIN_SECONDS, NotDelivered
 from interlock.engine.timing import Timing
+from interlock.errors import StoreError
 from interlock.history import events as e
 from interlock.reading import verify_runs
-from interlock.store.protocol import Commit, DecideNotice, Done, NoticeRow, SettleNotice, Shut, TakeNotices, Write
+from interlock.store.protocol import (
+    Commit,
+    DecideNotice,
+    Done,
+    Failed,
+    NoticeRow,
+    SettleNotice,
+    Shut,
+    TakeNotices,
+    Write,
+)
 from tests.laws.machines import MODEL, Case
 from tests.laws.stage import Stage, dies_at, on_stage
 from tests.notices.receiver import Pager
@@ -417,3 +428,35 @@ def test_two_workers_never_send_the_same_notice_at_once(seed: int) -> None:
         assert set(pager.delivered) == {row.id for row in rows(stage)}
 
     on_stage(act, seed=seed, timing=TIMING, notifier=pager)
+
+
+def test_a_disk_that_takes_no_lease_of_a_notice_is_asked_again_at_the_poll_and_no_faster() -> None:
+    pager, tries, full = Pager(), 0, True
+
+    class Full:
+        """A store that is full for whoever wants to send notices."""
+
+        def __init__(self, store: Any) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def write(self, batch: Any) -> list[Any]:
+            nonlocal tries
+            takes = [full and isinstance(write, TakeNotices) for write in batch]
+            tries += sum(takes)
+            assert tries < 1000, "a hot loop"
+            refused = Failed(StoreError("the disk is full"))
+            return [refused if at else self._store.write([write])[0] for at, write in zip(takes, batch, strict=True)]
+
+    async def act(stage: Stage) -> None:
+        nonlocal full
+        await stage.worker(asking, store=Full(stage.store))  # type: ignore[arg-type]
+        await waiting(stage)
+        await asyncio.sleep(60)
+        assert 20 < tries < 300 and not pager.sent
+        full = False
+        await stage.until(lambda: len(pager.delivered) == 1, 5)
+
+    on_stage(act, timing=TIMING, notifier=pager)

@@ -117,7 +117,7 @@ class Delivery:
         try:
             while (room := AT_ONCE_MAX - len(self._sending)) > 0 and self._is_due():
                 if not await self._take(room):
-                    break
+                    return self._poll  # the store can't, or somebody else was first
             return self._until_due() if len(self._sending) < AT_ONCE_MAX else self._poll
         except Exception as wrong:  # a store that can't be read now may be readable later
             log.warning("the outbox can't be read: %s", wrong)
