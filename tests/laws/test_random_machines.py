@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -304,8 +304,20 @@ async def _act(client: Client, run: str, people: random.Random) -> None:
         return  # it was too late for that, or made no sense: that is theirs to say
 
 
+REFUSED_FIRST = Draft(
+    kinds=("code",),
+    moves=({"a": "s0", "b": "won"},),
+    visits=(None,),
+    threads=(None,),
+    otherwise=None,
+    limits=Limits(turns=1, calls=1, usd=0, seconds=20.0, warn_at=0.5, illegal_moves=0, attempts=1),
+)
+"""It is refused for money, and then uses its one call up: entered again, it must hear of the money again."""
+
+
 @settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(drafts(), st.integers(0, 10**9))
+@example(REFUSED_FIRST, 0)
 def test_a_random_run_ends_or_waits_within_its_limits_and_its_log_holds(draft: Draft, seed: int) -> None:
     try:
         machine = draft.machine()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from interlock.canonical import Json
 from interlock.engine import approvals, doubts, fallbacks, passages
@@ -162,7 +162,7 @@ class Effects:
             if self.desk.leaving:  # a task that a handler left behind: the turn has ended
                 raise asyncio.CancelledError
             if warned(self.run.state) and not self.desk.unattended:
-                await self._hand_over()
+                await self._hand_over(effect, number)
             if isinstance(effect, ToolEffect) and (self.run.state.doubts or self.run.state.open):
                 await self._clear_others(effect.name, number)
             if isinstance(effect, ToolEffect) and effect.unapproved:
@@ -180,9 +180,13 @@ class Effects:
             elif hold == Admission.HELD:
                 await self.desk.settlement()
             elif hold == Admission.CALLS:
-                raise EffectFailed(EngineOutcome.LIMIT_REACHED, "the run's calls are used up")
+                self._refuse(effect, number, EngineOutcome.LIMIT_REACHED, "the run's calls are used up")
             else:
-                raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{effect.name} doesn't fit what the account has left")
+                why = f"{effect.name} doesn't fit what the account has left"
+                self._refuse(effect, number, EngineOutcome.BUDGET_SPENT, why)
+
+    def _refuse(self, effect: Effect, number: int, outcome: str, why: str) -> NoReturn:
+        passages.prevent(self.desk, effect, number, outcome, why)
 
     def _has_place(self, number: int) -> bool:
         """Whether a place is reserved for it, with time left to send. A replay sends nothing, and takes none."""
@@ -191,15 +195,16 @@ class Effects:
         place = self._places.get(number)
         return place is not None and self.world.clock.boottime() + self.world.timing.send_window / 2 < place.send_before
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, effect: Effect, number: int) -> None:
         if ended_by_warning(self.run.state):
-            raise EffectFailed(EngineOutcome.BUDGET_SPENT, f"{self.run.state.warn_at:.0%} is spent")
+            why = f"{self.run.state.warn_at:.0%} is spent"
+            self._refuse(effect, number, EngineOutcome.BUDGET_SPENT, why)
         due = list(warnings_due(self.run.state))
         for dimension, spent, ceiling in due:
             self.desk.add(Warned(dimension=dimension, spent=spent, ceiling=ceiling))
         share = f"{self.run.state.warn_at:.0%} of {' and '.join(_SAID[dimension] for dimension, _, _ in due)} is spent"
         if self.run.state.on_warn == "end":
-            raise EffectFailed(EngineOutcome.BUDGET_SPENT, share)
+            self._refuse(effect, number, EngineOutcome.BUDGET_SPENT, share)
         form: dict[str, Json] = {"go_on": {}, "end": {}}
         self.desk.open_wait(
             WaitOpened(

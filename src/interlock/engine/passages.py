@@ -1,4 +1,5 @@
-"""Passages: an attempt and the breaker that it passes: who does it, whether it is the probe, and how it went.
+"""Passages: an attempt and the breaker that it passes: who does it, whether it is the probe, and how it went; and what
+is recorded of one that isn't made.
 
 What is decided is in `fallbacks` and `policy.breaker`; here it is brought to the effect, the journal and the store.
 """
@@ -26,7 +27,7 @@ def choose(desk: Desk, effect: Effect, number: int) -> fallbacks.Chosen:
         breakers.look(desk.world.store)  # a breaker may have been closed since we last heard of it
         chosen = fallbacks.choose(effect, entry, breakers.troubled, desk.run.now)
     if isinstance(chosen, fallbacks.Prevented):
-        _prevent(desk, effect, number, chosen)
+        prevent(desk, effect, number, chosen.outcome, chosen.why, chosen.passed)
     if chosen.at != effect.at:
         effect.turn_to(desk.run, chosen.at)
         effect.probing = 0
@@ -34,16 +35,17 @@ def choose(desk: Desk, effect: Effect, number: int) -> fallbacks.Chosen:
     return chosen
 
 
-def _prevent(desk: Desk, effect: Effect, number: int, prevented: fallbacks.Prevented) -> NoReturn:
-    entry = desk.journal.entries.get(number)
-    outcome, why = prevented.outcome, prevented.why[:500]
+def prevent(desk: Desk, effect: Effect, number: int, outcome: str, why: str, passed: fallbacks.Passed = ()) -> NoReturn:
+    """Record that an effect isn't carried out, so that a turn that is entered again is told the same: accounts and
+    breakers may stand otherwise by then."""
+    entry, why = desk.journal.entries.get(number), why[:500]
     desk.add(
         CallPrevented(
             effect=number,
             digest=effect.digest,
             attempt=1 if entry is None else entry.intent.attempt + 1,
             outcome=outcome,
-            passed=prevented.passed,
+            passed=passed,
             why=why,
         )
     )

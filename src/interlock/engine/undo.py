@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from interlock.canonical import Json, as_stored, copied, fingerprint
 from interlock.engine import doubts
-from interlock.engine.attempts import Sending, ToolEffect
+from interlock.engine.attempts import Effect, Sending, ToolEffect
 from interlock.engine.desk import Desk
 from interlock.engine.effects import Effects, tools_of
 from interlock.engine.journal import Entry
@@ -153,8 +153,11 @@ class Undoing(Effects):
             return self._effect(self._deeds[intent.undoes], intent.digest)
         return super().effect_again(intent)
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, effect: Effect, number: int) -> None:
         return
+
+    def _refuse(self, effect: Effect, number: int, outcome: str, why: str) -> NoReturn:
+        raise EffectFailed(outcome, why)  # not for good: a person may extend, and have it tried again in this turn
 
     async def _repeat(self, effect: ToolEffect, entry: Entry) -> Entry:
         entry = await super()._repeat(effect, entry)

@@ -191,14 +191,14 @@ class AttemptFailed(Event, frozen=True, kw_only=True):
 
 
 class CallPrevented(Event, frozen=True, kw_only=True):
-    """Attempt `attempt` of an effect was not made, nor will another be: whatever could have done it was passed over,
-    each for a reason (as in `ModelCalled`). The turn is told `outcome`."""
+    """Attempt `attempt` of an effect was not made, nor will another be: it didn't fit what the account had left, or
+    whatever could have done it was passed over, each for a reason (as in `ModelCalled`). The turn is told `outcome`."""
 
     effect: int
     digest: str
     attempt: int = 1
     outcome: str
-    passed: tuple[Mapping[str, Json], ...]
+    passed: tuple[Mapping[str, Json], ...] = ()
     why: str = ""
 
 
