@@ -51,8 +51,8 @@ class Shop:
 
         self.refund = refund
 
-    def machine(self, **limits: Any) -> Any:
-        """A run that fails when the refund can't be made."""
+    @property
+    def work(self) -> Any:
         refund = self.refund
 
         @state(tools=[refund], writes=["text"], within=600)
@@ -60,8 +60,12 @@ class Shop:
             turn.record.text = await turn.call(refund, 7)
             return "done"
 
+        return work
+
+    def machine(self, **limits: Any) -> Any:
+        """A run that fails when the refund can't be made."""
         moves = dict.fromkeys(("retries_spent", "error", "unavailable", "timeout", "in_doubt"), "lost")
-        return machine(work, moves, attempts=3, **limits)
+        return machine(self.work, moves, attempts=3, **limits)
 
 
 def never(times: int = 3) -> list[Fault]:
@@ -474,6 +478,30 @@ class TestDyingWorkers:
 
         on_stage(play)
         assert len({key for key, _ in shop.paid}) == 1
+
+
+def test_a_redone_call_of_a_paused_run_that_is_cancelled_is_dead_as_before() -> None:
+    """It hadn't begun. The audit holds what becomes of it against the life cycle that is drawn."""
+    shop = Shop(*never())
+    scene = machine(shop.work, dict.fromkeys(("retries_spent", "error"), "person"), attempts=3)
+
+    async def play(stage: Stage) -> None:
+        await stage.client.start(scene, Case(), by="test")
+        await stage.worker(scene)
+        await stage.until(lambda: DEAD in rows(stage).values() and stage.status() == "waiting")
+        [dead] = stage.client.dead_calls()
+        await stage.client.pause("@last")
+        await stage.until(lambda: stage.status() == "paused")
+        await stage.client.redo("@last", dead.effect)
+        await stage.until(lambda: bool(stage.of(e.CallRedone)))
+        await stage.client.cancel("@last")
+        await stage.until(lambda: stage.status() == "cancelled")
+        [again] = stage.of(e.CallRedone)
+        assert statuses(stage) == rows(stage) == {again.again: DEAD} and shop.paid == []
+        await stage.client.redo("@last", again.again)
+        await stage.until(lambda: len(shop.paid) == 1 and rows(stage) == {})
+
+    on_stage(play)
 
 
 def test_a_redo_survives_sigkill_at_every_commit_and_every_word_of_a_person(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ CALL: Moves = (
     ("due", "call_prevented", "dead"),
     ("due", "redo_refused", "dead"),
     ("due", "cancelled", "done with"),
+    ("due", "cancelled", "dead"),
     ("in doubt", "doubt_cleared", "due"),
     ("in doubt", "doubt_cleared", "dead"),
     ("in doubt", "doubt_cleared", "done with"),
