@@ -147,6 +147,25 @@ class TestLimits:
         on_stage(play)
         assert gate.most == 1 and len(gate.began) == 3
 
+    @pytest.mark.parametrize("seconds", [3.0, 8.0])
+    def test_a_worker_that_drains_lets_go_at_once_of_runs_that_wait_in_line(self, seconds: float) -> None:
+        """Only the call under way is waited for; the others are parked, and another worker goes on with them."""
+        gate = Gate((seconds, seconds), Random(0), within=20, concurrency=1)
+        scene = gate.scene()
+
+        async def play(stage: Stage) -> None:
+            worker = await stage.worker(scene, drain=60)
+            await start_all(stage, scene, 8)
+            await stage.until(lambda: len(gate.began) == 3)
+            await worker.stop()
+            assert len(gate.began) == 3 and gate.inside == 0
+            assert not any(isinstance(event, e.TakenOver) for run in stage.store.runs() for event in stage.log(run.id))
+            await stage.worker(scene)
+            await stage.until(lambda: all_completed(stage), 3000)
+
+        on_stage(play)
+        assert gate.most == 1 and len(gate.began) == 8
+
     def test_another_tools_calls_are_not_held_up(self) -> None:
         gate = Gate((50.0, 50.0), Random(0), within=60, concurrency=1)
         tools = Tools()

@@ -8,6 +8,7 @@ orchestrator, told through `over`, cancels the handler. Knows no kind of effect 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -58,6 +59,8 @@ class Desk:
 
     live = True
     unattended = False
+    draining: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether whoever works here wants to be rid of its runs: what may wait elsewhere isn't waited for here."""
 
     def __init__(self, run: LiveRun, world: World, deps: Any) -> None:
         self.run = run

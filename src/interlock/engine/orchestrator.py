@@ -118,6 +118,7 @@ class Orchestrator:
     async def _take_turn(self, run: LiveRun) -> Ended | None:
         """The turn's end, or None when it is parked."""
         desk = Desk(run, self.world, self.deps.get(run.machine.name))
+        desk.draining = lambda: self.draining
         ended = None if run.state.rollback else preempted(run, desk)
         if ended is None and run.state.status != "ready":
             return None

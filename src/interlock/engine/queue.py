@@ -91,7 +91,7 @@ async def _wait(desk: Desk, tool: str, effect: int, later: Later, since: int) ->
         return
     here, expected = (run.now - since) / 1000, later.ahead * (later.pace_ms or 0) / 1000
     patience = timing.park_after if later.pace_ms is None else HERE_SECONDS_MAX
-    if expected <= timing.park_after and here < min(patience, HERE_SECONDS_MAX):
+    if not desk.draining() and expected <= timing.park_after and here < min(patience, HERE_SECONDS_MAX):
         poll = timing.poll * desk.world.chance.uniform(0.5, 1.0) * (1 + later.ahead / 8)
         await _wait_here(desk, tool, min((later.at - run.now) / 1000, poll))
         return
