@@ -10,12 +10,13 @@ from typing import Any, Literal
 import pytest
 
 from interlock import Call, Limits, Machine, Turn, ask, final, model_state, state, tool, wait
+from interlock.cli.story import repeated_by_retry
 from interlock.errors import BadInput, WaitClosed
 from interlock.handover import Choice, HandOver, hand_overs
 from interlock.machine.limits import Price
 from interlock.testing import choose
 from tests.laws.approving import Order, Till, in_code, in_use
-from tests.laws.machines import MODEL, Case
+from tests.laws.machines import MODEL, Case, Tools, machine
 from tests.laws.stage import Stage, on_stage
 from tests.laws.test_law_04_deciders import QUESTIONS, Question, model
 
@@ -96,6 +97,33 @@ def test_of_a_call_in_code_the_turn_goes_on() -> None:
             stage.client.hand_over(run.id)
         given = stage.client.hand_over(run.id, stage.client.waiting()[0].number)
         assert by_answer(given)["approve"].to == "" and "the turn goes on" in by_answer(given)["approve"].does
+
+    on_stage(scene)
+
+
+def test_retry_names_a_call_that_nobody_knows_of_whether_it_happened() -> None:
+    """Its account allows no repeat that would tell. The turn taken anew asks for it as well, under a new key."""
+    tools = Tools(within=5.0)
+    tools.slow.add(1)
+
+    @state(tools=[tools.keyed], writes=["text"], within=60)
+    async def pay(turn: Turn[Case]) -> Literal["done"]:
+        turn.record.text = await turn.call(tools.keyed, 1)
+        return "done"
+
+    async def scene(stage: Stage) -> None:
+        given = await handed(stage, machine(pay, calls=1), Case())
+        assert given.wait.why == "escalated"
+        assert (
+            "nobody knows whether this happened in it, and it will be called again: keyed"
+            in by_answer(given)["retry"].does
+        )
+        said = "keyed(1) may have happened in this turn and will be called again, under a new key"
+        assert repeated_by_retry(stage.log()) == said
+        await stage.client.extend(given.run, calls=5, by="ann")
+        await stage.until(lambda: stage.status() == "completed")
+        assert tools.outside.times("keyed") == 2, "as it was said"
+        assert repeated_by_retry(stage.log()).count("may have") == 0
 
     on_stage(scene)
 

@@ -160,7 +160,8 @@ class Answering:
         by: str | None = None,
         reason: str = "",
     ) -> Left:
-        """Raise a run's ceilings; a run that waits because of them goes on from exactly there."""
+        """Raise a run's ceilings; a run that waits because of them goes on: from exactly there at its
+        warning; where its turn had ended, with that turn taken anew, as `retry` does."""
         more = extension(usd=usd, tokens=tokens, turns=turns, calls=calls, seconds=seconds)
         return await self._leave(run_id, "extend", {"more": more}, by, reason)
 

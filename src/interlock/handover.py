@@ -190,7 +190,11 @@ def _does(wait: OpenWait, answer: str, lead: Mapping[str, Json], turn: list[Even
         case "escalated", "retry":
             again = "; ".join(call_in_full(done.tool, done.args) for done in done_in(turn))
             warned = f"; this happened in it and will be called again, as another effect: {again}" if again else ""
-            return f"the turn is taken again in `{visible(wait.state)}`{_most(lead)}{warned}"
+            perhaps = "; ".join(call_in_full(call.tool, call.args) for call in doubted_in(turn))
+            doubts = (
+                f"; nobody knows whether this happened in it, and it will be called again: {perhaps}" if perhaps else ""
+            )
+            return f"the turn is taken again in `{visible(wait.state)}`{_most(lead)}{warned}{doubts}"
         case "undo", _:
             return {"retry": "it is tried again", "accept": "it stays as it is, and the rollback goes on"}.get(
                 answer, "the rollback ends here, and a person is asked what now"
@@ -239,3 +243,18 @@ def done_in(turn: Iterable[Event]) -> list[e.ToolCalled]:
         elif isinstance(event, e.ToolReturned) or (isinstance(event, e.DoubtCleared) and event.happened):
             done.update({number: intents[number] for number in (event.effect,) if number in intents})
     return list(done.values())
+
+
+def doubted_in(turn: Iterable[Event]) -> list[e.ToolCalled]:
+    """The writes and sends of a turn that nobody knows of whether they happened. Taken anew, it asks for them as well,
+    beside what clears the doubt."""
+    intents: dict[int, e.ToolCalled] = {}
+    doubted: dict[int, e.ToolCalled] = {}
+    for event in turn:
+        if isinstance(event, e.ToolCalled) and event.undoes is None:
+            intents[event.effect] = event
+        elif isinstance(event, e.AttemptFailed) and event.doubt and event.effect in intents:
+            doubted[event.effect] = intents[event.effect]
+        elif isinstance(event, e.ToolReturned | e.DoubtCleared):
+            doubted.pop(event.effect, None)
+    return list(doubted.values())

@@ -103,7 +103,8 @@ def extend(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Raise a run's ceilings; a run that waits because of them goes on from exactly there."""
+    """Raise a run's ceilings; a run that waits because of them goes on: from exactly there at its warning, with its
+    turn taken anew where that had ended."""
     more: dict[str, Any] = {"usd": usd, "tokens": tokens, "turns": turns, "calls": calls, "seconds": seconds}
     extension(**more)
     stated = ", ".join(f"{given:g} {name}" for name, given in more.items() if given)

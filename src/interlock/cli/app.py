@@ -34,7 +34,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "resolve": ("answers", "Answer a run that waits for a person."),
     "approve": ("approvals", "Say yes to a call that waits for it."),
     "deny": ("approvals", "Say no to it: the call isn't made."),
-    "extend": ("answers", "Raise a run's ceilings; it goes on from exactly there."),
+    "extend": ("answers", "Raise a run's ceilings; one that waits for that goes on."),
     "clear": ("answers", "Say whether an effect in doubt happened."),
     "redo": ("redo", "Make a dead call again."),
     "drop": ("redo", "Take a dead call off the list."),

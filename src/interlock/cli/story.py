@@ -8,7 +8,7 @@ from typing import Any
 
 from interlock.canonical import Json
 from interlock.cli.wording import by_when, duration, money, quantity, value, visible
-from interlock.handover import done_in
+from interlock.handover import done_in, doubted_in
 from interlock.history import events as e
 from interlock.history.fold import RunState
 from interlock.machine.tools import Way
@@ -184,13 +184,15 @@ def _visited(event: e.Event) -> tuple[str, ...]:
 
 
 def repeated_by_retry(turn: Iterable[e.Event]) -> str:
-    """What taking a turn anew would do once more: the writes and sends that it has finished, in words."""
-    return "; ".join(_once_more(intent) for intent in done_in(turn))
+    """What taking a turn anew would do once more: the writes and sends that happened in it, or may have, in words."""
+    events = list(turn)
+    done = [_once_more(intent, "happened") for intent in done_in(events)]
+    return "; ".join([*done, *(_once_more(intent, "may have happened") for intent in doubted_in(events))])
 
 
-def _once_more(intent: e.ToolCalled) -> str:
+def _once_more(intent: e.ToolCalled, happened: str) -> str:
     key = ", under a new key" if intent.way == Way.KEY else ""
-    return f"{call_text(intent.tool, intent.args)} happened in this turn and will be called again{key}"
+    return f"{call_text(intent.tool, intent.args)} {happened} in this turn and will be called again{key}"
 
 
 # -- what each event adds to its turn ---------------------------------------------------------------------------------
