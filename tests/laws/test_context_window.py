@@ -124,7 +124,15 @@ def test_a_summary_stands_in_for_what_is_left_out(stage: Stage) -> None:
     assert "SUMMARY of" in own(model)[-1].messages[1].text
 
 
-@pytest.mark.parametrize("failure", [ModelFailed("rejected", "no"), ModelFailed("outage", "503", billed=False), "  "])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ModelFailed("rejected", "no"),
+        ModelFailed("outage", "503", billed=False),
+        ModelFailed("overflow", "too long", billed=False),
+        "  ",
+    ],
+)
 def test_a_summary_that_fails_costs_only_the_summary(stage: Stage, failure: Any) -> None:
     model = pages(40, summary=failure)
     assert stage.play(reading(Window(bytes=20_000, over="summarise")), Rec(), model=model).status == "completed"

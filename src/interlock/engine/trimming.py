@@ -29,7 +29,9 @@ SUMMARISE = (
     "facts, figures and names, what was decided, what was tried and failed, what is still open. Plain text only."
 )
 
-_NOT_FATAL = frozenset({EngineOutcome.RETRIES_SPENT, EngineOutcome.UNAVAILABLE, EngineOutcome.ERROR})
+_NOT_FATAL = frozenset(
+    {EngineOutcome.RETRIES_SPENT, EngineOutcome.UNAVAILABLE, EngineOutcome.ERROR, EngineOutcome.OVERFLOW}
+)
 """Ends of a summary that cost only the summary. What ends the turn (money, calls) ends it here as well."""
 
 
