@@ -14,6 +14,7 @@ from tests.worker.child import SCENES, TIMING, Case
 from tests.worker.processes import process
 
 RUNS = 24
+HELD = 8  # runs at once in one process, so that it takes at least three of them
 MOST, TIMES, PERIOD_MS = 2, 4, 1000  # as `gate` declares
 
 
@@ -41,7 +42,8 @@ def test_four_processes_keep_to_a_tools_limits_though_one_is_killed(tmp_path: Pa
     async def play() -> tuple[int, int, list[e.Event]]:
         async with Client(f"sqlite:///{tmp_path}/s.db", timing=TIMING) as client:
             with ExitStack() as stack:
-                workers = [stack.enter_context(process(tmp_path / "s.db", "gate", world)) for _ in range(4)]
+                made = [process(tmp_path / "s.db", "gate", world, CHILD_CONCURRENCY=str(HELD)) for _ in range(4)]
+                workers = [stack.enter_context(each) for each in made]
                 for worker in workers:
                     await asyncio.to_thread(worker.says, "ready")
                 runs = [await client.start(scene, Case(), by="test") for _ in range(RUNS)]
