@@ -269,22 +269,18 @@ def _lasting(look: Callable[[], Iterable[str]]) -> list[str]:
 
 
 def _looked_at(store: Store, row: RunRow) -> Broken | None:
-    """What is wrong with one run. Damage to its part of the file says nothing of the others. A run that a worker moves
-    on while we read it is looked at again: its row and its log are read one after the other."""
-    while True:
-        try:
-            broken = verify_run(store, row)
-            fresh = row if broken is None else store.find(row.id)
-        except DamagedStore as damage:
-            return Broken(row.id, 0, str(damage))
-        if broken is None or fresh.seq == row.seq:
-            return broken
-        row = fresh
+    """What is wrong with one run. Damage to its part of the file says nothing of the others."""
+    try:
+        return verify_run(store, row)
+    except DamagedStore as damage:
+        return Broken(row.id, 0, str(damage))
 
 
 def verify_run(store: Store, row: RunRow) -> Broken | None:
     """Is the chain whole, and are the run's rows what its log folds to? None: yes."""
     events = store.events(row.number)
+    if len(events) > row.seq and store.find(row.id).seq > row.seq:
+        events = events[: row.seq]  # a worker moved it on since its row was read
     found = chain.first_break(row.id, events, row.seq, row.head)
     if found is not None:
         return Broken(row.id, found.seq, found.why)
