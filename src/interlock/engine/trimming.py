@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from msgspec.structs import replace
+
 from interlock.agent.model import Message, ModelRequest
 from interlock.agent.prices import bulk_of, bulk_of_message
 from interlock.canonical import encode, fingerprint
@@ -112,13 +114,7 @@ async def _summary(
     )
     room = state.window.bytes - bulk_of(request).tokens_max
     text = _last_bytes("\n\n".join(_told(message) for message in before.messages[1:at]), room)
-    request = ModelRequest(
-        model=request.model,
-        messages=(Message("user", text),),
-        instructions=request.instructions,
-        max_tokens=request.max_tokens,
-        timeout=request.timeout,
-    )
+    request = replace(request, messages=(Message("user", text),))
     digest, bulk = _digest(before.seqs[at]), bulk_of(request)
     try:
         entry = await carry_out(model_effect(desk, request, state.models, bulk, digest, window=state.window.bytes))
